@@ -1,0 +1,69 @@
+"""Where a student starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sandbox.student.networks import LinearStudent
+from sandbox.teacher.mixture import GaussianMixture
+
+STARTS = ("teacher", "rotated", "random")
+
+
+def haar_rotation(dim: int, generator: torch.Generator) -> Tensor:
+    """A rotation drawn uniformly from SO(d), (d, d) float64 (QR of a Gaussian matrix; Mezzadri 2007).
+
+    In one dimension SO(1) holds the identity alone."""
+    q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
+    q = q * torch.sign(torch.diagonal(r))
+    if torch.linalg.det(q) < 0:
+        q[:, 0] = -q[:, 0]
+    return q
+
+
+def one_step_denoiser(teacher: GaussianMixture, sigma_init: float) -> tuple[Tensor, Tensor]:
+    """The best linear one-step denoiser z -> E[x_0 | x_sigma = sigma z] at sigma = sigma_init: its matrix and offset.
+
+        K = C (C + sigma^2)^-1,   A = sigma K,   b = (I - K) m
+
+    for a teacher of mean m and covariance C: exact for a Gaussian teacher, least squares for any other. A is
+    symmetric, so that the start is a Brenier map, and has eigenvalues a_k = sigma lambda_k / (lambda_k + sigma^2).
+
+    Returns: (d, d), (d,), float64. Raises ValueError if sigma_init <= 0."""
+    if not sigma_init > 0:
+        raise ValueError(f"sigma_init must be > 0, got {sigma_init}")
+    teacher = teacher.to(torch.float64)
+    lam, Q = torch.linalg.eigh(teacher.cov)
+    K = (Q * (lam / (lam + sigma_init**2))) @ Q.mT
+    return sigma_init * K, teacher.mean - K @ teacher.mean
+
+
+def linear_start(
+    kind: str,
+    teacher: GaussianMixture,
+    sigma_init: float,
+    generator: torch.Generator,
+    scale: float = 0.1,
+    bias: bool = False,
+) -> tuple[LinearStudent, Tensor]:
+    """A linear student at its start, and the rotation R (d, d) that was folded into it (the identity but for `rotated`).
+
+        teacher   A = A_0, the best linear one-step denoiser of the teacher at sigma_init
+        rotated   A = A_0 R, R uniform on SO(d): the same law, another noise-data pairing
+        random    A_ij iid N(0, scale^2), no relation to the teacher
+
+    Raises ValueError for an unknown kind, sigma_init <= 0 or scale <= 0."""
+    if kind not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {kind!r}")
+    if not scale > 0:
+        raise ValueError(f"scale must be > 0, got {scale}")
+    A, b = one_step_denoiser(teacher, sigma_init)
+    R = torch.eye(teacher.dim, dtype=torch.float64)
+    if kind == "rotated":
+        R = haar_rotation(teacher.dim, generator)
+        A = A @ R
+    elif kind == "random":
+        A = scale * torch.randn(teacher.dim, teacher.dim, generator=generator, dtype=torch.float64)
+        b = torch.zeros_like(b)
+    return LinearStudent(A, b if bias else None), R
