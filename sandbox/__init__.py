@@ -1,7 +1,40 @@
-"""A laboratory for distribution matching distillation with exact teachers."""
+"""A laboratory for distribution matching distillation with exact teachers.
+
+>>> from sandbox import families, teacher_map
+>>> import torch
+>>> teacher_map(families.ring(2), torch.zeros(1, 2)).abs().max().item() < 1e-6
+True
+"""
 
 import os
 
 # MKL chooses its kernels by the alignment of its operands unless told not to, so that one student's sums would depend
 # on its place in the pack. Read at MKL's first call, hence before torch is imported; an explicit setting wins.
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+from sandbox.measure.gauge import gauge_displacement, polar_displacement
+from sandbox.measure.jacobian import (
+    effective_rank,
+    jacobian_spectrum,
+    numerical_rank,
+    participation_ratio,
+    stable_rank,
+)
+from sandbox.measure.onset import onset
+from sandbox.measure.pairing import pairing
+from sandbox.measure.record import measurements
+from sandbox.student.distill import Recipe, distill
+from sandbox.student.initialise import linear_start
+from sandbox.student.networks import LinearStudent, Pack
+from sandbox.teacher import families
+from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
+from sandbox.teacher.flow import teacher_encode, teacher_jacobian, teacher_map
+from sandbox.teacher.mixture import GaussianMixture
+from sandbox.teacher.schedule import KarrasBins, LogUniform, karras_grid
+
+__all__ = [
+    "Diagonal", "Full", "GaussianMixture", "Isotropic", "KarrasBins", "LinearStudent", "LogUniform", "LowRank", "Pack", "Recipe",
+    "distill", "effective_rank", "families", "gauge_displacement", "jacobian_spectrum", "karras_grid", "linear_start", "measurements",
+    "numerical_rank", "onset", "pairing", "participation_ratio", "polar_displacement", "stable_rank", "teacher_encode", "teacher_jacobian",
+    "teacher_map",
+]

@@ -44,9 +44,14 @@ class Problem:
 
 
 def _root(matrix: Tensor) -> Tensor:
-    if not matrix.any():
-        return matrix
-    return torch.linalg.cholesky(matrix)
+    """A square root of a positive semi-definite matrix, singular or not."""
+    if torch.equal(matrix, torch.diag(matrix.diagonal())):
+        return matrix.sqrt()
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed:
+        return factor
+    spectrum, basis = torch.linalg.eigh(matrix)
+    return basis * spectrum.clamp(min=0).sqrt()
 
 
 @functools.cache
@@ -85,6 +90,15 @@ def mixture(kind: str, dim: int, components: int = 3, seed: int = 0) -> Problem:
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     return Problem(GaussianMixture(weights, means, covariance), weights, means, matrices)
+
+
+def subspaces(dim: int, rank: int, seed: int = 0) -> Problem:
+    """Two Gaussians on subspaces, without a floor. Factors are multiples of 1/64, so that the matrices are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = (torch.randn(2, dim, rank, generator=generator, dtype=torch.float64) * 64).round() / 64
+    means = torch.randn(2, dim, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([0.4, 0.6], dtype=torch.float64)
+    return Problem(GaussianMixture(weights, means, LowRank(factors, 0.0)), weights, means, factors @ factors.mT)
 
 
 def line() -> GaussianMixture:

@@ -40,15 +40,15 @@ class Covariance(ABC):
     """The covariances Sigma_1 .. Sigma_K of a mixture's components."""
 
     @abstractmethod
-    def apply(self, phi: SpectralFunction, k: int, delta: Tensor) -> Tensor:
-        """phi(Sigma_k) delta for points delta (*E, n, d).
+    def apply(self, phi: SpectralFunction, k: int | slice, delta: Tensor) -> Tensor:
+        """phi(Sigma_k) delta for points delta (*E, n, d); for a slice of components, delta (*E, K, n, d).
 
-        phi maps eigenvalues of shape (*E, 1, m) to values that broadcast against (*E, n, m), so that it may depend on
-        a noise level per point."""
+        phi maps eigenvalues of shape (*E, 1, m), or (*E, K, 1, m), to values that broadcast against (*E, n, m), or (*E, K, n, m),
+        so that it may depend on a noise level per point."""
 
     @abstractmethod
-    def trace(self, phi: SpectralFunction, k: int, dim: int) -> Tensor:
-        """tr phi(Sigma_k), shape (*E, n) or (*E, 1); phi as in `apply`."""
+    def trace(self, phi: SpectralFunction, k: int | slice, dim: int) -> Tensor:
+        """tr phi(Sigma_k), shape (*E, n) or (*E, 1), with K before n for a slice of components; phi as in `apply`."""
 
     @abstractmethod
     def smallest(self) -> Tensor:
@@ -100,7 +100,7 @@ class Isotropic(Covariance):
         self.variance = _as_float(variance, "variance")
         _require_non_negative(self.variance, "variance")
 
-    def _of(self, k: int) -> Tensor:
+    def _of(self, k: int | slice) -> Tensor:
         return self.variance[..., k, None, None]
 
     def apply(self, phi, k, delta):
@@ -128,7 +128,7 @@ class Diagonal(Covariance):
         self.variances = _as_float(variances, "variances")
         _require_non_negative(self.variances, "variances")
 
-    def _of(self, k: int) -> Tensor:
+    def _of(self, k: int | slice) -> Tensor:
         return self.variances[..., k, None, :]
 
     def apply(self, phi, k, delta):
@@ -161,7 +161,7 @@ class LowRank(Covariance):
         self.floor = floor.expand(factors.shape[:-2]).contiguous()
         self.spectrum = singular.square() + self.floor[..., None]
 
-    def _of(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _of(self, k: int | slice) -> tuple[Tensor, Tensor, Tensor]:
         return self.directions[..., k, :, :], self.spectrum[..., k, None, :], self.floor[..., k, None, None]
 
     def apply(self, phi, k, delta):
@@ -211,7 +211,7 @@ class Full(Covariance):
         other.spectrum = spectrum.clamp(min=0.0)
         return other
 
-    def _of(self, k: int) -> tuple[Tensor, Tensor]:
+    def _of(self, k: int | slice) -> tuple[Tensor, Tensor]:
         return self.basis[..., k, :, :], self.spectrum[..., k, None, :]
 
     def apply(self, phi, k, delta):

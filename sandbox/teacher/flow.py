@@ -164,7 +164,8 @@ def teacher_jacobian(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: flo
     teacher = _double(teacher)
     eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand(*z.shape, z.shape[-1])
     if _is_gaussian(teacher):
-        J = sigma_max * teacher._dense(lambda v: (v / (v + sigma_max**2)).sqrt(), 0, z)
+        J = sigma_max * teacher.dense(lambda v: (v / (v + sigma_max**2)).sqrt(), slice(0, 1), z).squeeze(-4)
+        J = J.expand(*z.shape, z.shape[-1])
         return (J, torch.zeros(z.shape[:-1], dtype=z.dtype)) if return_error else J
     start = torch.cat([(sigma_max * z)[..., None], sigma_max * eye], -1)
     y, error = _flow(teacher, start, sigma_max, 0.0, tolerance)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sandbox.teacher.covariance import Covariance, Isotropic
+
+# Elements of one group of components' arrays.
+GROUP_ELEMENTS = 2**18
 
 
 class GaussianMixture:
@@ -138,94 +141,105 @@ class GaussianMixture:
         return x
 
     # -- closed forms ------------------------------------------------------------------------------------------------
+    # Components are a batch axis before the points: (*E, K, n, d). They are taken in groups, so that memory grows as n (K + d)
+    # and a group's arrays stay in cache.
+
+    def _groups(self, x: Tensor) -> Iterator[slice]:
+        size = max(1, GROUP_ELEMENTS // max(1, x.numel()))
+        for first in range(0, self.components, size):
+            yield slice(first, first + size)
 
     def _noise_variance(self, x: Tensor, sigma, dtype: torch.dtype) -> Tensor:
-        """sigma^2 as (*E, n, 1) or a scalar tensor, after checking that the noised law has a density."""
+        """sigma^2 as (*E, 1, n, 1) or a scalar tensor, after checking that the noised law has a density."""
         if x.shape[-1] != self.dim:
             raise ValueError(f"x must have last dimension {self.dim}, got shape {tuple(x.shape)}")
         level = torch.as_tensor(sigma, dtype=dtype, device=x.device)
-        if isinstance(sigma, (int, float)) and not sigma >= 0:
-            raise ValueError(f"sigma must be >= 0, got {sigma}")
+        # Reading a value from a GPU would stall a training step, so levels that live there are taken on trust.
+        if level.device.type == "cpu" and not (level >= 0).all():
+            raise ValueError(f"sigma must be >= 0, got {level[~(level >= 0)].flatten()[0].item():g}")
         if self._singular and (level.square() + self._covariance64.smallest().min() <= 0).any():
             raise ValueError("sigma must be > 0 for a singular law (a component has a zero variance), got 0; "
                              "pass sigma > 0 or give the covariance a floor")
-        return level.square()[..., None]
+        return level.square() if level.ndim == 0 else level.square()[..., None, :, None]
 
     def _log_joint(self, x: Tensor, sigma) -> Tensor:
-        """log w_k + log N(x; mu_k, Sigma_k + sigma^2 I), (*E, n, K), in float64."""
+        """log w_k + log N(x; mu_k, Sigma_k + sigma^2 I), (*E, K, n), in float64."""
         x = x.double()
         s2 = self._noise_variance(x, sigma, torch.float64)
         terms = []
-        for k in range(self.components):
-            delta = x - self._means64[..., k, None, :]
-            solved = self._covariance64.apply(lambda lam: 1 / (lam + s2), k, delta)
-            logdet = self._covariance64.trace(lambda lam: torch.log(lam + s2), k, self.dim)
+        for ks in self._groups(x):
+            delta = x[..., None, :, :] - self._means64[..., ks, None, :]
+            solved = self._covariance64.apply(lambda lam: 1 / (lam + s2), ks, delta)
+            logdet = self._covariance64.trace(lambda lam: torch.log(lam + s2), ks, self.dim)
             terms.append(-0.5 * ((delta * solved).sum(-1) + logdet))
-        shape = np.broadcast_shapes(*(t.shape for t in terms))
-        joint = torch.stack([t.expand(shape) for t in terms], -1) + torch.log(self.weights)[..., None, :]
+        joint = torch.cat(terms, -2) + torch.log(self.weights)[..., None]
         return joint - 0.5 * self.dim * math.log(2 * math.pi)
 
     def log_prob(self, x: Tensor, sigma=0.0) -> Tensor:
         """log p_sigma(x) in nats, (*E, n)."""
-        return torch.logsumexp(self._log_joint(x, sigma), -1).to(x.dtype)
+        return torch.logsumexp(self._log_joint(x, sigma), -2).to(x.dtype)
 
     def responsibilities(self, x: Tensor, sigma=0.0) -> Tensor:
         """r_k(x) = P(component k | x_sigma = x), (*E, n, K)."""
+        return self._shares(x, sigma).mT
+
+    def _shares(self, x: Tensor, sigma) -> Tensor:
+        """The responsibilities as (*E, K, n)."""
         if self.components == 1:
             self._noise_variance(x, sigma, torch.float64)
             batch = np.broadcast_shapes(x.shape[:-2], self.means.shape[:-2])
-            return x.new_ones(*batch, x.shape[-2], 1)
-        return torch.softmax(self._log_joint(x, sigma), -1).to(x.dtype)
+            return x.new_ones(*batch, 1, x.shape[-2])
+        return torch.softmax(self._log_joint(x, sigma), -2).to(x.dtype)
 
     def score(self, x: Tensor, sigma=0.0) -> Tensor:
         """grad log p_sigma(x), (*E, n, d)."""
-        s2 = self._noise_variance(x, sigma, x.dtype)
-        r = self.responsibilities(x, sigma)
-        return sum(r[..., k, None] * self._component_score(k, x, s2) for k in range(self.components))
-
-    def _component_score(self, k: int, x: Tensor, s2: Tensor) -> Tensor:
-        return self.covariance.apply(lambda lam: 1 / (lam + s2), k, self.means[..., k, None, :] - x)
+        return self._mixed(self._component_scores, x, sigma)
 
     def denoise(self, x: Tensor, sigma) -> Tensor:
         """D(x; sigma) = E[x_0 | x_sigma = x], (*E, n, d)."""
+        return self._mixed(self._component_means, x, sigma)
+
+    def _mixed(self, of_components, x: Tensor, sigma) -> Tensor:
+        """sum_k r_k v_k for vectors v_k (*E, K, n, d) of the components."""
         s2 = self._noise_variance(x, sigma, x.dtype)
-        r = self.responsibilities(x, sigma)
-        return sum(r[..., k, None] * self._component_mean(k, x, s2) for k in range(self.components))
+        r = self._shares(x, sigma)
+        return sum((r[..., ks, :, None] * of_components(ks, x, s2)).sum(-3) for ks in self._groups(x))
 
-    def _component_mean(self, k: int, x: Tensor, s2: Tensor) -> Tensor:
-        mu = self.means[..., k, None, :]
-        return mu + self.covariance.apply(lambda lam: lam / (lam + s2), k, x - mu)
+    def _component_scores(self, ks: slice, x: Tensor, s2: Tensor) -> Tensor:
+        return self.covariance.apply(lambda lam: 1 / (lam + s2), ks, self.means[..., ks, None, :] - x[..., None, :, :])
 
-    def _eye(self, x: Tensor) -> Tensor:
-        return torch.eye(self.dim, dtype=x.dtype, device=x.device)
+    def _component_means(self, ks: slice, x: Tensor, s2: Tensor) -> Tensor:
+        mu = self.means[..., ks, None, :]
+        return mu + self.covariance.apply(lambda lam: lam / (lam + s2), ks, x[..., None, :, :] - mu)
 
-    def _dense(self, phi, k: int, x: Tensor) -> Tensor:
-        """phi(Sigma_k) as (*E, n, d, d), where phi takes eigenvalues (*E, 1, m) to (*E, n, m)."""
-        columns = [
-            self.covariance.apply(phi, k, e.expand(*x.shape[:-1], self.dim)) for e in self._eye(x)
-        ]
+    def dense(self, phi, ks: slice, x: Tensor) -> Tensor:
+        """phi(Sigma_k) as matrices: (*E, K, 1, d, d) if phi is the same at every point, (*E, K, n, d, d) otherwise.
+
+        phi takes eigenvalues (*E, K, 1, m) to (*E, K, 1 or n, m)."""
+        eye = torch.eye(self.dim, dtype=x.dtype, device=x.device)
+        probe = phi(torch.ones_like(self.weights[..., ks, None, None], dtype=x.dtype))
+        if probe.shape[-2] == 1:
+            return self.covariance.apply(phi, ks, eye)[..., None, :, :]
+        columns = [self.covariance.apply(phi, ks, e.expand(probe.shape[-2], self.dim)) for e in eye]
         return torch.stack(columns, -1)
 
     def posterior_cov(self, x: Tensor, sigma) -> Tensor:
         """Cov[x_0 | x_sigma = x] = sigma^2 dD/dx, symmetric positive semi-definite, (*E, n, d, d)."""
-        s2 = self._noise_variance(x, sigma, x.dtype)
-        r = self.responsibilities(x, sigma)
-        mean = self.denoise(x, sigma)
-        total = 0
-        for k in range(self.components):
-            centred = self._component_mean(k, x, s2) - mean
-            within = self._dense(lambda lam: s2 * lam / (lam + s2), k, x)
-            total = total + r[..., k, None, None] * (within + centred[..., :, None] * centred[..., None, :])
-        return total
+        return self._moment(self._component_means, self.denoise, lambda lam, s2: s2 * lam / (lam + s2), x, sigma)
 
     def score_jacobian(self, x: Tensor, sigma=0.0) -> Tensor:
         """Hessian of log p_sigma at x, symmetric, (*E, n, d, d)."""
+        return self._moment(self._component_scores, self.score, lambda lam, s2: -1 / (lam + s2), x, sigma)
+
+    def _moment(self, of_components, mean, within, x: Tensor, sigma) -> Tensor:
+        """sum_k r_k [within_k + (v_k - v)(v_k - v)^T], v = sum_k r_k v_k: a covariance by the law of total variance."""
         s2 = self._noise_variance(x, sigma, x.dtype)
-        r = self.responsibilities(x, sigma)
-        score = self.score(x, sigma)
+        r = self._shares(x, sigma)
+        v = mean(x, sigma)[..., None, :, :]
         total = 0
-        for k in range(self.components):
-            centred = self._component_score(k, x, s2) - score
-            precision = self._dense(lambda lam: 1 / (lam + s2), k, x)
-            total = total + r[..., k, None, None] * (centred[..., :, None] * centred[..., None, :] - precision)
+        for ks in self._groups(x):
+            centred = (of_components(ks, x, s2) - v).movedim(-3, -2)  # (*E, n, K, d)
+            weighted = r[..., ks, :].mT[..., None] * centred
+            inner = self.dense(lambda lam: within(lam, s2), ks, x)
+            total = total + weighted.mT @ centred + (r[..., ks, :, None, None] * inner).sum(-4)
         return total

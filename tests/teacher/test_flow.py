@@ -65,37 +65,41 @@ class ScoreOnly:
 
 
 class TestOrder:
-    # (velocity, solution from y(0), numbers of steps); each is nonlinear in y or has a right-hand side that moves with u
+    # name -> (velocity, solution at u from y at 0, end). The error is taken over many starts: along a single trajectory
+    # it can pass through zero, and the slope with it.
     PROBLEMS = {
-        "y' = -2 u y^2": (lambda y, u: -2 * u * y**2, lambda u: 1 / (1 + u**2), 3.0, (8, 12, 16, 24, 32)),
-        "y' = y cos u": (lambda y, u: y * math.cos(u), lambda u: math.exp(math.sin(u)), 8.0, (8, 12, 16, 24, 32)),
-        "y' = 1 + y^2": (lambda y, u: 1 + y**2, math.tan, 1.2, (4, 6, 8, 12, 16)),
+        "y' = 1 + y^2": (lambda y, u: 1 + y**2, lambda y, u: torch.tan(torch.atan(y) + u), 0.6),
+        "y' = y (1 - y)": (lambda y, u: y * (1 - y), lambda y, u: 1 / (1 + (1 / y - 1) * math.exp(-u)), 6.0),
+        "y' = y^2 cos u": (lambda y, u: y**2 * math.cos(u), lambda y, u: y / (1 - y * math.sin(u)), 1.0),
     }
+    STARTS = torch.linspace(0.1, 1.0, 10, dtype=torch.float64)
 
-    @pytest.mark.parametrize(("name", "order", "margin"), [(name, 8, 0.6) for name in PROBLEMS])
+    @pytest.mark.parametrize(("name", "order", "margin"), [(name, 8, 0.4) for name in PROBLEMS])
     def test_slope_of_the_error(self, name, order, margin):
-        velocity, solution, end, steps = self.PROBLEMS[name]
-        start = torch.tensor([solution(0.0)], dtype=torch.float64)
-        errors = [abs(integrate(velocity, start, 0.0, end, n).item() - solution(end)) for n in steps]
+        velocity, solution, end = self.PROBLEMS[name]
+        steps = (8, 12, 16, 24)
+        errors = [
+            (integrate(velocity, self.STARTS, 0.0, end, n) - solution(self.STARTS, end)).norm().item() for n in steps
+        ]
         assert min(errors) > 1e-14, "rounding would flatten the slope"
         assert abs(slope(steps, errors) - order) <= margin
 
     @pytest.mark.parametrize("name", PROBLEMS)
     def test_backwards_in_time(self, name, tolerance=1e-11):
-        velocity, solution, end, _ = self.PROBLEMS[name]
-        start = torch.tensor([solution(end)], dtype=torch.float64)
-        assert abs(integrate(velocity, start, end, 0.0, 200).item() - solution(0.0)) <= tolerance
+        velocity, solution, end = self.PROBLEMS[name]
+        back = integrate(velocity, solution(self.STARTS, end), end, 0.0, 64)
+        torch.testing.assert_close(back, self.STARTS, rtol=tolerance, atol=0)
 
-    @pytest.mark.parametrize(("order", "margin"), [(8, 1.0)])
+    @pytest.mark.parametrize(("order", "margin"), [(8, 0.4)])
     def test_order_of_the_mixture_flow(self, order, margin, sigma_max=80.0):
         law = line()
         velocity, end = flow._velocity(law, law.smallest_std), math.asinh(sigma_max / law.smallest_std)
         want = quantile_map(law, LINE, sigma_max)
-        steps = (16, 24, 32, 48)
+        steps = (24, 28, 32, 40)
         errors = [
             (integrate(velocity, sigma_max * LINE[..., None], end, 0.0, n)[..., 0] - want).norm().item() for n in steps
         ]
-        assert min(errors) > 1e-12
+        assert min(errors) > 1e-13, "rounding would flatten the slope"
         assert abs(slope(steps, errors) - order) <= margin
 
 
@@ -188,7 +192,7 @@ class TestErrorEstimate:
         assert ((x - fine).norm(dim=-1) <= estimate + 1e-10).all()
 
     def test_a_point_does_not_depend_on_its_neighbours(self, tolerance=1e-12):
-        z = normals(12, 2)
+        z = normals(4, 2)
         together = teacher_map(ring(2), z)
         alone = torch.cat([teacher_map(ring(2), point[None]) for point in z])
         torch.testing.assert_close(together, alone, rtol=0, atol=tolerance)
@@ -231,46 +235,47 @@ class TestInverse:
 class TestJacobian:
     @pytest.mark.parametrize("kind", ["isotropic", "full"])
     @pytest.mark.parametrize("dim", [1, 2, 6])
-    def test_central_differences(self, kind, dim, step=1e-3, tolerance=1e-7):
+    def test_central_differences(self, kind, dim, sigma_max=2.5, step=1e-3, tolerance=1e-7):
+        # From 2.5 the modes part over a distance of order 1 in z; from 80, over 0.02, and differences would need more digits.
         law = mixture(kind, dim).law
         z = normals(4, dim)
-        J = teacher_jacobian(law, z, tolerance=1e-9)
+        J = teacher_jacobian(law, z, sigma_max, tolerance=1e-9)
         columns = []
         for direction in step * torch.eye(dim, dtype=torch.float64):
-            x = [teacher_map(law, z + k * direction, tolerance=1e-12) for k in (-2, -1, 1, 2)]
+            x = [teacher_map(law, z + k * direction, sigma_max, tolerance=1e-10) for k in (-2, -1, 1, 2)]
             columns.append((x[0] - 8 * x[1] + 8 * x[2] - x[3]) / (12 * step))  # fourth order in the step
         assert (J - torch.stack(columns, -1)).abs().amax() <= tolerance * max(1.0, J.abs().amax().item())
 
     @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "low-rank", "full", "near-duplicate"])
     @pytest.mark.parametrize("dim", [1, 2, 8])
     @pytest.mark.parametrize("sigma_max", [2.5, 80.0])
-    def test_change_of_variables(self, kind, dim, sigma_max, tolerance=1e-8):
+    def test_change_of_variables(self, kind, dim, sigma_max, tolerance=1e-6):
         """The flow carries p_sigma_max to p_0 exactly: log p_0(T) + log|det dT/dx| = log p_sigma_max(x), x = sigma_max z."""
         law = mixture(kind, dim).law
         z = normals(4, dim)
-        x, J = teacher_map(law, z, sigma_max=sigma_max, tolerance=1e-11), teacher_jacobian(law, z, sigma_max, 1e-10)
+        x, J = teacher_map(law, z, sigma_max, tolerance=1e-8), teacher_jacobian(law, z, sigma_max, tolerance=1e-7)
         sign, logdet = torch.linalg.slogdet(J / sigma_max)
         assert (sign > 0).all()
         want = law.log_prob(sigma_max * z, sigma_max)
         torch.testing.assert_close(law.log_prob(x) + logdet, want, rtol=0, atol=tolerance)
 
-    def test_error_covers_the_columns(self, tolerance=1e-4):
+    def test_error_covers_the_columns(self, tolerance=1e-3):
         law = ring(2)
-        z = normals(8, 2)
+        z = normals(6, 2)
         J, estimate = teacher_jacobian(law, z, tolerance=tolerance, return_error=True)
-        fine = teacher_jacobian(law, z, tolerance=1e-10)
-        assert ((J - fine).norm(dim=-2).amax(-1) <= estimate + 1e-10).all()
+        fine = teacher_jacobian(law, z, tolerance=1e-7)
+        assert ((J - fine).norm(dim=-2).amax(-1) <= estimate + 1e-7).all()
 
 
 class TestPacks:
     @pytest.mark.parametrize("function", [teacher_map, teacher_encode, teacher_jacobian])
     @pytest.mark.parametrize("components", [1, 3])
-    def test_a_pack_equals_its_members(self, function, components, tolerance=1e-9):
+    def test_a_pack_equals_its_members(self, function, components, tolerance=1e-8):
         laws = [mixture("full", 2, components, seed).law for seed in (0, 1, 2)]
         z = torch.stack([normals(5, 2, seed) for seed in (0, 1, 2)])
-        got = function(GaussianMixture.stack(laws), z, tolerance=1e-10)
+        got = function(GaussianMixture.stack(laws), z, tolerance=1e-8)
         for e, law in enumerate(laws):
-            torch.testing.assert_close(got[e], function(law, z[e], tolerance=1e-10), rtol=0, atol=tolerance)
+            torch.testing.assert_close(got[e], function(law, z[e], tolerance=1e-8), rtol=0, atol=tolerance)
 
 
 class TestOtherTeachers:

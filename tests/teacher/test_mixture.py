@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import DIMS, KINDS, SIGMAS, exact, line, mixture, relative_error
+from problems import DIMS, KINDS, SIGMAS, exact, line, mixture, relative_error, subspaces
 from torch import distributions as td
 
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
@@ -71,6 +71,22 @@ class TestAgainstOtherLibraries:
         torch.testing.assert_close(problem.law.log_prob(x, sigma), log_prob, rtol=tolerance, atol=tolerance)
         assert relative_error(problem.law.score(x, sigma), score) <= tolerance
         assert relative_error(problem.law.denoise(x, sigma), denoised) <= tolerance
+
+    # On a thin law the score is |delta| / sigma^2 and a point's own rounding moves log p by eps |score| |x|: `conditioning`
+    # counts errors in that unit.
+    @pytest.mark.parametrize("sigma", [1e-3, 1e-2, 0.1])
+    @pytest.mark.parametrize(("dim", "rank"), [(2, 1), (3, 2), (6, 2)])
+    @pytest.mark.parametrize("conditioning", [64])
+    def test_thin_subspaces(self, dim, rank, sigma, conditioning):
+        """A union of subspaces with no floor: the precision's eigenvalues spread over 1 / sigma^2."""
+        problem = subspaces(dim, rank)
+        x = problem.points(sigma)
+        log_prob, score, denoised = exact(problem, x, sigma)
+        unit = torch.finfo(torch.float64).eps * (score.norm(dim=-1) * x.norm(dim=-1)).clamp(min=1)
+        assert ((problem.law.log_prob(x, sigma) - log_prob).abs() <= conditioning * unit).all()
+        error = (problem.law.score(x, sigma) - score).norm(dim=-1) / score.norm(dim=-1)
+        assert (error <= conditioning * unit).all()
+        assert relative_error(problem.law.denoise(x, sigma), denoised) <= 1e-12
 
     @pytest.mark.parametrize("kind", [k for k in KINDS if k != "atoms"])
     @pytest.mark.parametrize("dim", [1, 2, 16])

@@ -1,0 +1,87 @@
+"""What Jacobian rank sees, and what it does not."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sandbox.lab import style
+from sandbox.lab.table import gated
+
+NEEDS = "dimension"
+CAPTION = (
+    "Jacobian rank does not see the pairing. a, effective rank of the Jacobian at held-out noise (mean over 16 points) of students (dots) and of "
+    "their teachers (lines) for a flat and a power-law spectrum (lambda_k ~ k^-1.5, trace d). b, displacement within the leading eigenmodes "
+    "(the fewest that hold half of the variance) and within the rest, power-law teacher; black: mode equations, no fitted constant. "
+    "c, displacement against the student's effective rank over its teacher's, all students that pass the law gate: "
+    "copies and independent pairings have one and the same rank. Dots: students; bands: 95 % bootstrap interval of the mean over seeds; hollow: failed the law gate; grey: shuffled-pair null."
+)
+
+FLAT, POWER = "teacher start, lr .04", "teacher start, power law, lr .02"
+LEADING, REST = "#0072B2", "#7FB8D8"  # one start, hence one hue
+
+
+def columns(table: pd.DataFrame) -> list[str]:
+    return ["arm", "key", "status", "dim", "seed", "start", "student", "law_passes", "displacement", "displacement_low",
+            "displacement_high", "displacement_leading", "displacement_rest", "predicted_leading", "predicted_rest",
+            "student_effective_rank", "teacher_effective_rank"]
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """The figure from one row per student."""
+    fig = style.figure(style.DOUBLE, 2.5)
+    rank, modes, blind = fig.subplots(1, 3)
+    dims = table["dim"].unique()
+    table = table[table["status"] == "done"]
+    _rank(rank, table, dims)
+    _modes(modes, table[table["arm"] == POWER], dims)
+    _blind(blind, gated(table))
+    return fig
+
+
+def _rank(ax, table: pd.DataFrame, dims) -> None:
+    style.panel_letter(ax, "a", "rank of the Jacobian")
+    style.dimension_axis(ax, dims)
+    ax.set_yscale("log", base=2)
+    ax.set_yticks([1, 4, 16, 64], ["1", "4", "16", "64"])
+    ax.set_ylabel("effective rank")
+    for i, arm in enumerate((FLAT, POWER)):
+        mine = table[table["arm"] == arm]
+        style.dots(ax, mine["dim"], mine["student_effective_rank"], mine["law_passes"], style.START["teacher"], seed=i)
+        teacher = mine.groupby("dim")["teacher_effective_rank"].first()
+        ax.plot(teacher.index, teacher, color=style.THEORY, linewidth=0.8, linestyle="-" if arm == FLAT else "--", zorder=5)
+    ax.text(10, 22, "flat", ha="right", color="#444444")
+    ax.text(30, 9, "power law", ha="left", va="top", color="#444444")
+    ax.text(1.0, 50, "line: teacher\ndots: students", ha="left", va="top", fontsize=7, color="#444444")
+
+
+def _modes(ax, table: pd.DataFrame, dims) -> None:
+    style.panel_letter(ax, "b", "power law, by eigenmode")
+    style.dimension_axis(ax, dims)
+    ax.set_ylabel("displacement $\\rho$")
+    null = table.groupby("dim")[["displacement_low", "displacement_high"]].mean()
+    ax.fill_between(null.index, null["displacement_low"], null["displacement_high"], color=style.NULL, alpha=0.5, linewidth=0)
+    for i, (part, color) in enumerate((("leading", LEADING), ("rest", REST))):
+        style.dots(ax, table["dim"], table[f"displacement_{part}"].astype(float), table["law_passes"], color, seed=i)
+        style.draw_mean(ax, style.mean_band(gated(table), f"displacement_{part}"), color)
+        theory = table.groupby("dim")[f"predicted_{part}"].first().dropna()
+        ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, linestyle="-" if part == "leading" else "--", zorder=5)
+    ax.set_ylim(-0.06, 1.72)
+    ax.text(1.0, 1.68, "leading modes (solid)", color=LEADING, va="top")
+    ax.text(1.0, 1.52, "the rest (dashed)", color="#4C93BA", va="top")
+    ax.text(1.0, 1.36, "black: mode equations", color=style.THEORY, va="top", fontsize=7)
+
+
+def _blind(ax, table: pd.DataFrame) -> None:
+    style.panel_letter(ax, "c", "rank against pairing")
+    for start in ("random", "teacher"):
+        mine = table[(table["start"] == start) & (table["dim"] > 1)]
+        ratio = mine["student_effective_rank"] / mine["teacher_effective_rank"]
+        ax.scatter(ratio, mine["displacement"], s=6, color=style.START[start], alpha=0.35, linewidths=0)
+    ax.set_xlabel("effective rank, student / teacher")
+    ax.set_ylabel("displacement $\\rho$")
+    ax.set_xlim(0.79, 1.21)
+    ax.set_ylim(-0.06, 1.72)
+    ax.axvline(1, color=style.NULL, linewidth=0.5, linestyle=":", zorder=0)
+    ax.text(0.8, 1.68, "random start", color=style.START["random"], va="top")
+    ax.text(0.8, 1.52, "teacher start", color=style.START["teacher"], va="top")

@@ -1,0 +1,224 @@
+"""The command line: `python -m sandbox` runs the quick dimension sweep and draws its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sandbox.lab import cell as cells
+from sandbox.lab import gallery
+from sandbox.lab import table as tables
+from sandbox.lab.execute import STATUS_FILE, available_cores, run
+from sandbox.lab.progress import read_status
+from sandbox.lab.store import Store, StoreError
+from sandbox.lab.sweep import Sweep, axis_values
+
+Values = tuple[str, ...]
+
+UNITS = {
+    "teacher": "family of the teacher", "dim": "dimension d of the data", "variance": "gaussian: variance per coordinate",
+    "exponent": "gaussian: eigenvalues fall as k^-exponent, trace d * variance", "modes": "ring, random: number of modes",
+    "radius": "ring: radius in data units", "separation": "random: standard deviation of the means per coordinate",
+    "std": "ring, random: standard deviation of a mode", "teacher_seed": "random: seed of the means",
+    "student": "linear (x = A z) or affine (x = A z + b)", "start": "teacher, rotated or random",
+    "start_scale": "random start: standard deviation of a weight", "sigma_init": "noise level at which a student starts",
+    "fake_score": "exact", "normaliser": "per-sample, batch or off", "reduction": "of the loss over coordinates, sum or mean",
+    "sigma_law": "of the training noise levels, log-uniform or karras", "sigma_min": "lowest noise level",
+    "sigma_max": "highest noise level", "antithetic": "every z with +eps and -eps, true or false", "optimiser": "sgd",
+    "lr": "learning rate", "batch": "samples per update", "steps": "student updates",
+    "seed": "of a student's start and training noise",
+}
+AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_version"]
+
+
+
+def _default(field: dataclasses.Field) -> str:
+    own = "the family's own" if field.default is None else field.default
+    return f"(default: the experiment's, else {own})"
+
+
+Axes = dataclasses.make_dataclass(
+    "Axes",
+    [
+        (f.name, Annotated[Values, tyro.conf.arg(metavar="VALUES", help=UNITS[f.name], help_behavior_hint=_default(f))],
+         dataclasses.field(default=()))
+        for f in AXES
+    ],
+    namespace={"__doc__": "Axes that replace or extend the experiment's own: values as 2,8,32 or '2 8 32' or 0:8."},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Which students, and where their results are."""
+
+    experiment: str = "dimension"
+    """experiment, one of the files in experiments/"""
+    preset: str = "quick"
+    """size of the experiment: smoke, quick or full"""
+    results: Path = Path("results")
+    """folder of stored results"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Where):
+    """Train the students that are not finished yet, then print the arms' table and draw the figures."""
+
+    workers: int = 0
+    """processes, one thread each; 0: one per core of this machine (number)"""
+    scheduler: str | None = None
+    """address of a running dask scheduler, tcp://host:port, instead of local workers"""
+    pack: int = 16
+    """students trained together; changes no number (number)"""
+    out: Path | None = None
+    """folder for the figures (default: figures/ in the results folder)"""
+    draw: bool = True
+    """draw the figures at the end"""
+    axes: Annotated[Axes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Axes)  # type: ignore[valid-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status(Where):
+    """How far a run is: callable from another shell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Where):
+    """The arms' table as text, or one row per student as CSV."""
+
+    csv: bool = False
+    """print every finished student as CSV instead"""
+    axes: Annotated[Axes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Axes)  # type: ignore[valid-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures(Where):
+    """Draw the figures from stored results; trains nothing."""
+
+    out: Path | None = None
+    """folder for the figures (default: figures/ in the results folder)"""
+    fallback: Path | None = Path("figures/gallery")
+    """folder of CSV tables to draw from where the results folder holds none of a figure's students"""
+    only: Values = ()
+    """names of figures (default: all)"""
+
+
+def _sweep(command: Where) -> Sweep:
+    sweep = gallery.experiment(command.experiment, command.preset)
+    axes = getattr(command, "axes", None)
+    given = {f.name: getattr(axes, f.name) for f in AXES if axes is not None and getattr(axes, f.name)}
+    kinds = cells._types()
+    readers = {bool: _truth, int: int, float: float, str: str}
+    chosen = {name: axis_values(words, readers[kinds[name][0]]) for name, words in given.items()}
+    if not chosen:
+        return sweep
+    # A field that the user gives as an axis is the user's: no arm or rule of the experiment may set it again.
+    return dataclasses.replace(
+        sweep.narrowed(chosen),
+        arms={arm: {k: v for k, v in fields.items() if k not in chosen} for arm, fields in sweep.arms.items()},
+        derived={k: v for k, v in sweep.derived.items() if k not in chosen},
+    )
+
+
+def _truth(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise ValueError(word)
+    return word.lower() == "true"
+
+
+def _say_table(sweep: Sweep, store: Store) -> None:
+    table = tables.students(sweep, store)
+    summary = tables.arms(sweep, table)
+    print(tables.arms_text(summary))
+    total, done = int(summary["of"].sum()), int(summary["students"].sum())
+    gate = tables.gated(table) if len(table) else table
+    print(f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the analytic teacher's map "
+          "(real score: analytic).\nOnset: where the mean displacement of the students that pass passes 1/2; d* predicted has no fitted constant.")
+
+
+def _run(command: Run) -> int:
+    sweep = _sweep(command)
+    wanted = sweep.cells()
+    store = Store(command.results)
+    workers = command.workers or available_cores()
+    if command.workers < 0:
+        raise ValueError(f"workers must be >= 0, got {command.workers}")
+    started = time.time()
+    try:
+        failed = run(wanted, store, workers, command.scheduler, command.pack)
+    except KeyboardInterrupt:
+        left = len(store.missing(wanted))
+        print(f"\ninterrupted: {len(wanted) - left} of {len(wanted)} students are stored in {command.results}; run again to go on",
+              file=sys.stderr)
+        return 130
+    print(f"\n{sweep.name} ({command.preset}): {len(wanted)} students in {command.results}, {time.time() - started:.0f} s\n")
+    _say_table(sweep, store)
+    if command.draw:
+        _draw(command, store, command.out, None, gallery.FIGURES)
+    return 1 if failed else 0
+
+
+def _draw(command: Where, store: Store, out: Path | None, fallback: Path | None, names) -> None:
+    folder = out or command.results / "figures"
+    written = gallery.draw(names, command.preset, store, folder, fallback)
+    print(f"\nfigures in {folder}: " + ", ".join(p.name for p in written if p.suffix == ".png"))
+
+
+def _status(command: Status) -> int:
+    store = Store(command.results, create=False)
+    sweep = _sweep(command)
+    missing = set(store.missing(sweep.cells()))
+    for arm in sweep.arms:
+        mine = [cell for name, cell in sweep.students() if name == arm]
+        print(f"{arm:40s} {sum(cell not in missing for cell in mine):5d} of {len(mine)} students finished")
+    last = read_status(command.results / STATUS_FILE)
+    if last is not None:
+        ago = time.time() - last["updated"]
+        left = "" if last["state"] != "running" or last["seconds_left"] is None else f", about {last['seconds_left']:.0f} s left"
+        print(f"last run: {last['state']} (process {last['pid']}), {last['share']:.0%} of its work{left}; written {ago:.0f} s ago")
+    return 0
+
+
+def _table(command: Table) -> int:
+    sweep, store = _sweep(command), Store(command.results, create=False)
+    if command.csv:
+        tables.students(sweep, store).to_csv(sys.stdout, index=False)
+    else:
+        _say_table(sweep, store)
+    return 0
+
+
+def _figures(command: Figures) -> int:
+    names = command.only or gallery.FIGURES
+    _draw(command, Store(command.results, create=False), command.out, command.fallback, names)
+    return 0
+
+
+COMMANDS = {"run": Run, "status": Status, "table": Table, "figures": Figures}
+ACTIONS = {Run: _run, Status: _status, Table: _table, Figures: _figures}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0, 1 if students failed, 2 for bad input, 130 if interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, args=arguments or ["run"], prog="python -m sandbox",
+        description="Why does a student distilled by distribution matching copy its teacher's noise-data pairing, and where does copying "
+        "begin? Without a command: run the quick dimension sweep and draw its figures.",
+    )
+    try:
+        return ACTIONS[type(command)](command)
+    except (StoreError, ValueError, ConnectionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

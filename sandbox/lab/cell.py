@@ -1,0 +1,155 @@
+"""A cell is one student: everything that changes one of its numbers, and nothing that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from dataclasses import dataclass
+
+from sandbox.student.initialise import STARTS
+from sandbox.student.losses import NORMALISERS, REDUCTIONS
+from sandbox.teacher.families import FAMILIES, family
+from sandbox.teacher.mixture import GaussianMixture
+from sandbox.teacher.schedule import KarrasBins, LogUniform, SigmaLaw
+
+# Raised whenever the same cell would give other numbers than before: its results are then recomputed, not mixed.
+ALGORITHM_VERSION = 1
+
+STUDENTS = ("linear", "affine")
+SIGMA_LAWS = ("log-uniform", "karras")
+FAKE_SCORES = ("exact",)
+OPTIMISERS = ("sgd",)
+
+# Options that belong to a family; None means the family's own default.
+TEACHER_OPTIONS = ("variance", "exponent", "modes", "radius", "separation", "std", "teacher_seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student, its teacher and its training. Units: sigma in the data's units, lr per summed gradient.
+
+    Raises ValueError naming the field and its value if one is out of range.
+    """
+
+    teacher: str = "gaussian"
+    dim: int = 8
+    variance: float | None = None
+    exponent: float | None = None
+    modes: int | None = None
+    radius: float | None = None
+    separation: float | None = None
+    std: float | None = None
+    teacher_seed: int | None = None
+
+    student: str = "linear"
+    start: str = "teacher"
+    start_scale: float = 0.1
+    sigma_init: float = 80.0
+
+    fake_score: str = "exact"
+    normaliser: str = "per-sample"
+    reduction: str = "sum"
+    sigma_law: str = "log-uniform"
+    sigma_min: float = 0.02
+    sigma_max: float = 80.0
+    antithetic: bool = False
+
+    optimiser: str = "sgd"
+    lr: float = 0.02
+    batch: int = 64
+    steps: int = 1000
+
+    seed: int = 0
+    algorithm_version: int = ALGORITHM_VERSION
+
+    def __post_init__(self):
+        for name, kind in _types().items():
+            object.__setattr__(self, name, _coerced(name, getattr(self, name), kind))
+        for name, allowed in (("teacher", sorted(FAMILIES)), ("student", STUDENTS), ("start", STARTS),
+                              ("fake_score", FAKE_SCORES), ("normaliser", NORMALISERS), ("reduction", REDUCTIONS),
+                              ("sigma_law", SIGMA_LAWS), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("start_scale", "sigma_init", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name, least in (("dim", 1), ("batch", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if self.antithetic and self.batch % 2:
+            raise ValueError(f"batch must be even with antithetic noise, got {self.batch}")
+        if self.algorithm_version != ALGORITHM_VERSION:
+            raise ValueError(f"algorithm_version must be {ALGORITHM_VERSION}, got {self.algorithm_version}: these are "
+                             "results of another version of the algorithm")
+        self.law()
+        self.mixture()
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    def canonical(self) -> str:
+        """The cell as JSON with sorted keys: equal cells give equal text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+
+    @property
+    def key(self) -> str:
+        """The cell's name in the store: the first 20 hexadecimal digits of the SHA-256 of its canonical text."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:20]
+
+    def condition(self) -> Cell:
+        """The cell without its seed (seed 0): what students of one condition share."""
+        return dataclasses.replace(self, seed=0)
+
+    def replace(self, **changes) -> Cell:
+        """Raises ValueError if a change names no field."""
+        return cell_from({**dataclasses.asdict(self), **changes})
+
+    # -- the objects it stands for -----------------------------------------------------------------------------------
+
+    def mixture(self) -> GaussianMixture:
+        """The teacher."""
+        options = {("seed" if name == "teacher_seed" else name): getattr(self, name)
+                   for name in TEACHER_OPTIONS if getattr(self, name) is not None}
+        return family(self.teacher, self.dim, **options)
+
+    def law(self) -> SigmaLaw:
+        """The law of the training noise levels."""
+        return (LogUniform if self.sigma_law == "log-uniform" else KarrasBins)(self.sigma_min, self.sigma_max)
+
+
+def _types() -> dict[str, tuple[type, bool]]:
+    """Each field's plain type, and whether it may be None."""
+    kinds = {}
+    for name, hint in typing.get_type_hints(Cell).items():
+        options = typing.get_args(hint) or (hint,)
+        kinds[name] = (next(o for o in options if o is not type(None)), type(None) in options)
+    return kinds
+
+
+def _coerced(name: str, value, kind: tuple[type, bool]):
+    """The value as its field's type: 80 and 80.0 are one cell, 2.5 steps and a NaN are none."""
+    wanted, optional = kind
+    if value is None and optional:
+        return None
+    if wanted is bool or isinstance(value, bool):
+        good = wanted is bool and isinstance(value, bool)
+    elif wanted is float:
+        good = isinstance(value, (int, float)) and math.isfinite(value)
+    elif wanted is int:
+        good = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    else:
+        good = isinstance(value, wanted)
+    if not good:
+        raise ValueError(f"{name} must be a finite {wanted.__name__}, got {value!r}")
+    return wanted(value)
+
+
+def cell_from(fields: dict) -> Cell:
+    """A cell from a mapping; raises ValueError naming a key that is not a field."""
+    known = {f.name for f in dataclasses.fields(Cell)}
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{name} is not a field of a cell; the fields are {', '.join(sorted(known))}")
+    return Cell(**fields)

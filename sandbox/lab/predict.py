@@ -1,0 +1,146 @@
+"""Predictions for cells: hands a cell's own parameters to the theory, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from sandbox.lab.cell import Cell
+from sandbox.lab.work import REFERENCE_SIGMA
+from sandbox.theory import copying, modes, one_dimension
+from sandbox.theory.flat import Flat
+from sandbox.theory.hypotheses import HypothesisError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the theory says of a condition's mean over seeds, with no fitted constant.
+
+    displacement, leading, rest: of the pairs, whole and by eigenmodes as in `pairing.split_displacement`; gauge: rho_g;
+    xi: the copying number, NaN where the prediction does not go through it; source: which one it is."""
+
+    displacement: float
+    gauge: float
+    leading: float
+    rest: float
+    xi: float
+    source: str
+
+
+def _require_linear(cell: Cell) -> None:
+    for holds, hypothesis in (
+        (cell.teacher == "gaussian", f"a Gaussian teacher, not {cell.teacher!r}"),
+        (cell.student == "linear", f"a linear student, not {cell.student!r}"),
+        (cell.fake_score == "exact", f"the exact fake score, not {cell.fake_score!r}"),
+        (cell.optimiser == "sgd", f"plain gradient descent, not {cell.optimiser!r}"),
+    ):
+        if not holds:
+            raise HypothesisError(f"the linear theory needs {hypothesis}")
+
+
+def _flat(cell: Cell, dim: float | None = None) -> Flat:
+    return Flat(cell.dim if dim is None else dim, cell.variance or 1.0, cell.sigma_init, cell.law(), cell.normaliser)
+
+
+def _spectrum(cell: Cell) -> modes.Spectrum:
+    lam = np.diagonal(cell.mixture().cov.numpy())
+    return modes.Spectrum(tuple(lam.tolist()), cell.sigma_init, cell.law(), cell.normaliser)
+
+
+def _rate(cell: Cell, dim: float | None = None) -> float:
+    """The learning rate per unit of the summed gradient: a mean over coordinates divides by d."""
+    return cell.lr / (cell.dim if dim is None else dim) if cell.reduction == "mean" else cell.lr
+
+
+def predict(cell: Cell) -> Prediction:
+    """The prediction for a cell's condition. Raises HypothesisError, saying which hypothesis fails."""
+    return _predict(cell.condition())
+
+
+@lru_cache(maxsize=4096)
+def _predict(cell: Cell) -> Prediction:
+    _require_linear(cell)
+    if cell.start == "random" or (cell.start == "rotated" and cell.dim > 1):
+        # A start that is unrelated to the teacher's: no update correlates it. Over Haar rotations E tr R = 0.
+        return Prediction(1.0, 1.0, 1.0, 1.0 if cell.dim > 1 else math.nan, math.nan, "independent start")
+    if cell.exponent and cell.dim > 1:
+        return _by_modes(cell)
+    problem = _flat(cell)
+    if cell.dim == 1:
+        rho, xi, source = one_dimension.flip_displacement(problem, _rate(cell), cell.batch), math.nan, "sign flips"
+    else:
+        xi = copying.copying_number(problem, _rate(cell), cell.batch, cell.antithetic)
+        rho, source = copying.displacement(problem, _rate(cell), cell.batch, cell.antithetic), "F_d(Xi)"
+    pair = copying.pair_displacement(rho, problem.variance, REFERENCE_SIGMA)
+    return Prediction(pair, rho, pair, pair if cell.dim > 1 else math.nan, xi, source)
+
+
+def _by_modes(cell: Cell) -> Prediction:
+    problem = _spectrum(cell)
+    lam = np.array(problem.eigenvalues)
+    if cell.antithetic:
+        rho = np.zeros_like(lam)
+    else:
+        rho = modes.mode_displacements(problem, _rate(cell), cell.batch, _rate(cell) * cell.steps)
+    leading = np.cumsum(lam) / lam.sum() < 0.5 - 1e-12
+    leading = np.arange(len(lam)) <= leading.sum()
+
+    def mean(part: np.ndarray) -> float:
+        return float((lam * rho)[part].sum() / lam[part].sum()) if part.any() else math.nan
+
+    return Prediction(mean(lam > 0), float(rho.mean()), mean(leading), mean(~leading), math.nan, "mode equations")
+
+
+def settled_steps(cell: Cell) -> int:
+    """Updates after which the noiseless student has grown to .985 of its end, times 1.25: a linear cell's natural length.
+
+    At d = 1 the per-sample normaliser has no mean drift; the length for d = 2 is used. A random start is given twice the
+    length: its smallest singular values start far below the teacher's. Raises HypothesisError as `predict`."""
+    _require_linear(cell)
+    if cell.dim == 1 and cell.normaliser == "per-sample":
+        time = copying.settling_time(_flat(cell, 2.0))
+    elif cell.exponent and cell.dim > 1:
+        time = modes.settling_time(_spectrum(cell))
+    else:
+        time = copying.settling_time(_flat(cell))
+    return math.ceil(time / _rate(cell) * (2 if cell.start == "random" else 1))
+
+
+def predicted_onset(cells: Sequence[Cell]) -> float:
+    """d* at which the predicted displacement of an arm passes 1/2 within its swept dimensions, NaN if it does not.
+
+    For flat spectra the theory is evaluated at real d, with learning rate and batch interpolated in log d; else the predictions at
+    the swept dimensions are. Raises HypothesisError as `predict`, if it fails at every swept dimension."""
+    by_dim = {cell.dim: cell.condition() for cell in cells}
+    known: dict[int, float] = {}
+    failure = None
+    for dim, cell in sorted(by_dim.items()):
+        try:
+            known[dim] = predict(cell).displacement
+        except HypothesisError as error:
+            failure = error
+    if not known:
+        raise failure or HypothesisError("no cells")
+    dims = np.array(sorted(known))
+    inside = dims[dims >= 2]
+    if len(inside) < 2:
+        return math.nan
+    first = by_dim[int(inside[0])]
+    if first.start != "teacher" or first.exponent:
+        def displacement_at(d: float) -> float:
+            return float(np.interp(np.log(d), np.log(dims), [known[int(v)] for v in dims]))
+    else:
+        log_d = np.log(inside)
+        log_rate = np.log([_rate(by_dim[int(d)]) for d in inside])
+        log_batch = np.log([by_dim[int(d)].batch for d in inside])
+
+        def displacement_at(d: float) -> float:
+            rate, batch = (float(np.exp(np.interp(np.log(d), log_d, v))) for v in (log_rate, log_batch))
+            rho = copying.displacement(_flat(first, d), rate, batch, first.antithetic)
+            return copying.pair_displacement(rho, first.variance or 1.0, REFERENCE_SIGMA)
+
+    return copying.critical_dimension(displacement_at, float(inside[0]), float(inside[-1]))

@@ -1,0 +1,115 @@
+"""Sweeps: a base cell, named arms and axes, expanded to cells; and packs, the cells that train together."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.lab.cell import Cell, cell_from
+
+Value = Any | Callable[[dict], Any]
+
+# What may differ between the students of a pack: it changes no tensor's shape and no step of the loop.
+RIDES_A_PACK = ("seed", "lr", "start", "start_scale", "sigma_init", "variance", "exponent", "modes", "radius",
+                "separation", "std", "teacher_seed")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named set of students.
+
+    Args:
+        name: the experiment's name.
+        base: fields of every cell.
+        arms: {arm: fields}; a field may be a function of the fields resolved before it (in the order base, axes, arm,
+            derived), as in lr=lambda cell: 0.64 / cell["dim"].
+        axes: {field: values}, all combinations.
+        derived: {field: function of a finished Cell}, applied last, as for the number of steps that a cell needs.
+    """
+
+    name: str
+    base: Mapping[str, Value] = field(default_factory=dict)
+    arms: Mapping[str, Mapping[str, Value]] = field(default_factory=lambda: {"all": {}})
+    axes: Mapping[str, Sequence] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Cell], Any]] = field(default_factory=dict)
+
+    def students(self) -> list[tuple[str, Cell]]:
+        """Every (arm, cell), in order: arms, then axes with the last one fastest.
+
+        Raises ValueError for a key that is no field, an axis without values or a value out of range."""
+        found = []
+        # Derived values do not depend on the seed: one evaluation per condition.
+        cache: dict[Cell, dict] = {}
+        for arm, overrides in self.arms.items():
+            for axis, values in self.axes.items():
+                if not len(values):
+                    raise ValueError(f"{axis} must have at least one value, got none")
+            for combination in itertools.product(*self.axes.values()):
+                fields: dict[str, Any] = {}
+                for layer in (self.base, dict(zip(self.axes, combination, strict=True)), overrides):
+                    for name, value in layer.items():
+                        fields[name] = value(fields) if callable(value) else value
+                cell = cell_from(fields)
+                condition = cell.condition()
+                if condition not in cache:
+                    cache[condition] = {name: rule(condition) for name, rule in self.derived.items()}
+                found.append((arm, cell.replace(**cache[condition]) if self.derived else cell))
+        return found
+
+    def cells(self) -> list[Cell]:
+        """The distinct cells, in order: arms may share some."""
+        return list(dict.fromkeys(cell for _, cell in self.students()))
+
+    def narrowed(self, axes: Mapping[str, Sequence]) -> Sweep:
+        """The sweep with some axes replaced or added."""
+        return dataclasses.replace(self, axes={**self.axes, **axes})
+
+
+def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
+    """Cells grouped into packs of at most `size` that train together, the costliest first.
+
+    Raises ValueError if size < 1."""
+    if size < 1:
+        raise ValueError(f"size must be >= 1, got {size}")
+    shelves: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        fixed = tuple(sorted((k, v) for k, v in dataclasses.asdict(cell).items() if k not in RIDES_A_PACK))
+        # Teachers of one pack are stacked, so they must be of one covariance type and number of modes.
+        structure = (bool(cell.exponent), cell.modes)
+        shelves.setdefault((fixed, structure), []).append(cell)
+    grouped = [shelf[i : i + size] for shelf in shelves.values() for i in range(0, len(shelf), size)]
+    return sorted(grouped, key=cost, reverse=True)
+
+
+def cost(pack: Sequence[Cell]) -> float:
+    """A pack's training time in arbitrary units: the loop's fixed price, the noise, the products and the eigendecomposition."""
+    cell = pack[0]
+    d, B = cell.dim, cell.batch
+    return cell.steps * (600.0 + len(pack) * (40.0 + 0.06 * B * d + 0.0006 * B * d**2 + 0.0012 * d**3))
+
+
+def axis_values(text: str | Sequence, kind: Callable = float) -> list:
+    """`2,8,32`, `2 8 32` or the half-open integer range `0:8` as a list of values.
+
+    Raises ValueError naming what it could not read.
+
+    >>> axis_values("0:4", int), axis_values("2,8 32", int)
+    ([0, 1, 2, 3], [2, 8, 32])
+    """
+    words = (text if isinstance(text, str) else " ".join(map(str, text))).replace(",", " ").split()
+    values: list = []
+    for word in words:
+        try:
+            if ":" in word:
+                first, last = (int(part) for part in word.split(":"))
+                values.extend(kind(v) for v in range(first, last))
+            else:
+                values.append(kind(word))
+        except ValueError:
+            raise ValueError(f"an axis takes values such as 2,8,32 or 0:8, got {word!r}") from None
+    if not values:
+        raise ValueError(f"an axis must have at least one value, got {text!r}")
+    return values

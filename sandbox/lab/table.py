@@ -1,0 +1,96 @@
+"""Tables: one row per student, and one per arm."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from sandbox.lab.predict import predict, predicted_onset
+from sandbox.lab.store import Store
+from sandbox.lab.sweep import Sweep
+from sandbox.measure.onset import onset
+from sandbox.theory.hypotheses import HypothesisError
+
+
+def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
+    """One row per finished student of the sweep: arm, key, status, the cell's fields, every measure, and its prediction.
+
+    Predicted values are `predicted_displacement`, `predicted_gauge`, `predicted_leading`, `predicted_rest`, `xi`, NaN where the theory makes no
+    prediction, with its reason in `prediction`. `weight_ij` are the entries of linear students of dimension <= weights_up_to."""
+    rows = []
+    for arm, cell in sweep.students():
+        record = store.get(cell)
+        if record is None:
+            continue
+        row = {"arm": arm, "key": cell.key, "status": record["status"], **dataclasses.asdict(cell)}
+        row |= {name: np.nan if value is None else value for name, value in record["measures"].items()}
+        row |= _predicted(cell)
+        if cell.dim <= weights_up_to and record["status"] == "done":
+            weight = store.arrays(cell)["weight"]
+            row |= {f"weight_{i}{j}": weight[i, j] for i in range(cell.dim) for j in range(cell.dim)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _predicted(cell) -> dict:
+    try:
+        p = predict(cell)
+    except HypothesisError as error:
+        nan = float("nan")
+        return {"predicted_displacement": nan, "predicted_gauge": nan, "predicted_leading": nan, "predicted_rest": nan,
+                "xi": nan, "prediction": f"none: {error}"}
+    return {"predicted_displacement": p.displacement, "predicted_gauge": p.gauge, "predicted_leading": p.leading,
+            "predicted_rest": p.rest, "xi": p.xi, "prediction": p.source}
+
+
+def gated(table: pd.DataFrame) -> pd.DataFrame:
+    """The students whose law matches the teacher's: the only ones whose pairing counts."""
+    return table[(table["status"] == "done") & table["law_passes"].eq(True)]
+
+
+def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.DataFrame:
+    """One row per arm: students, diverged, gate pass rate, and the onset of copying with its interval beside the predicted d*.
+
+    The onset is of `value` over the students that pass the gate. Columns: arm, students, diverged, gate, onset, at, low, high, predicted."""
+    cells: dict[str, list] = {}
+    for arm, cell in sweep.students():
+        cells.setdefault(arm, []).append(cell)
+    rows = []
+    for arm, wanted in cells.items():
+        mine = table[table["arm"] == arm] if len(table) else table
+        row = {"arm": arm, "students": len(mine), "of": len(wanted), "diverged": 0, "gate": np.nan, "onset": "no students",
+               "at": np.nan, "low": np.nan, "high": np.nan, "predicted": np.nan}
+        try:
+            row["predicted"] = predicted_onset(wanted)
+        except HypothesisError:
+            row["predicted"] = np.nan
+        if len(mine):
+            good = gated(mine)
+            row |= {"diverged": int((mine["status"] == "diverged").sum()), "gate": len(good) / len(mine)}
+            try:
+                found = onset(good, value=value)
+                row |= {"onset": found.kind, "at": found.at, "low": found.low, "high": found.high}
+            except ValueError as error:
+                row["onset"] = f"not estimated: {error}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def arms_text(summary: pd.DataFrame) -> str:
+    """The arms' table for a terminal."""
+    words = {"begins": "copying begins", "ends": "copying ends", "none": "no onset in range"}
+
+    def number(v: float) -> str:
+        return "-" if not np.isfinite(v) else f"{v:.3g}"
+
+    lines = [("arm", "students", "gate", "onset (displacement 1/2)", "d measured [95 %]", "d* predicted")]
+    for row in summary.itertuples():
+        interval = f"{number(row.at)} [{number(row.low)}, {number(row.high)}]" if np.isfinite(row.at) else "-"
+        diverged = f" ({row.diverged} diverged)" if row.diverged else ""
+        gate = "-" if not np.isfinite(row.gate) else f"{row.gate:.0%}"
+        lines.append((row.arm, f"{row.students}/{row.of}{diverged}", gate, words.get(row.onset, row.onset), interval,
+                      number(row.predicted)))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
