@@ -52,7 +52,7 @@ def _rank(ax, table: pd.DataFrame, dims) -> None:
         ax.plot(teacher.index, teacher, color=style.THEORY, linewidth=0.8, linestyle="-" if arm == FLAT else "--", zorder=5)
     ax.text(10, 22, "flat", ha="right", color="#444444")
     ax.text(30, 9, "power law", ha="left", va="top", color="#444444")
-    ax.text(1.0, 50, "line: teacher\ndots: students", ha="left", va="top", fontsize=7, color="#444444")
+    ax.text(0.03, 0.97, "line: teacher\ndots: students", ha="left", va="top", transform=ax.transAxes, fontsize=7, color="#444444")
 
 
 def _modes(ax, table: pd.DataFrame, dims) -> None:
@@ -66,10 +66,10 @@ def _modes(ax, table: pd.DataFrame, dims) -> None:
         style.draw_mean(ax, style.mean_band(gated(table), f"displacement_{part}"), color)
         theory = table.groupby("dim")[f"predicted_{part}"].first().dropna()
         ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, linestyle="-" if part == "leading" else "--", zorder=5)
-    ax.set_ylim(-0.06, 1.72)
-    ax.text(1.0, 1.68, "leading modes (solid)", color=LEADING, va="top")
-    ax.text(1.0, 1.52, "the rest (dashed)", color="#4C93BA", va="top")
-    ax.text(1.0, 1.36, "black: mode equations", color=style.THEORY, va="top", fontsize=7)
+    ax.set_ylim(-0.08, 2.12)
+    ax.text(0.03, 0.97, "leading modes (solid)", color=LEADING, va="top", transform=ax.transAxes)
+    ax.text(0.03, 0.89, "the rest (dashed)", color="#4C93BA", va="top", transform=ax.transAxes)
+    ax.text(0.03, 0.81, "black: mode equations", color=style.THEORY, va="top", transform=ax.transAxes, fontsize=7)
 
 
 def _blind(ax, table: pd.DataFrame) -> None:
@@ -81,7 +81,7 @@ def _blind(ax, table: pd.DataFrame) -> None:
     ax.set_xlabel("effective rank, student / teacher")
     ax.set_ylabel("displacement $\\rho$")
     ax.set_xlim(0.79, 1.21)
-    ax.set_ylim(-0.06, 1.72)
+    ax.set_ylim(-0.08, 2.12)
     ax.axvline(1, color=style.NULL, linewidth=0.5, linestyle=":", zorder=0)
-    ax.text(0.8, 1.68, "random start", color=style.START["random"], va="top")
-    ax.text(0.8, 1.52, "teacher start", color=style.START["teacher"], va="top")
+    ax.text(0.03, 0.97, "random start", color=style.START["random"], va="top", transform=ax.transAxes)
+    ax.text(0.03, 0.89, "teacher start", color=style.START["teacher"], va="top", transform=ax.transAxes)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
 from sandbox.lab.table import gated
+from sandbox.measure.onset import onset
 
 NEEDS = "dimension"
 CAPTION = (
@@ -15,13 +15,13 @@ CAPTION = (
     "its pairs are independent of the teacher's). Teacher N(0, I), DMD with the exact fake score and DMD2's per-sample normaliser, plain "
     "gradient descent. One dot per student; line and band: mean and 95 % bootstrap interval over seeds; hollow: failed the law gate. "
     "Grey: 95 % range of the shuffled-pair null. Thin black: F_d(Xi), no fitted constant; none at d = 1, where the normaliser's mean drift is "
-    "infinite (shaded: its variance is, too). Panels differ only in learning rate and batch."
+    "infinite (shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval. Panels differ only in learning rate and batch."
 )
 
 PANELS = (
-    ("learning rate .01, batch 64", ("teacher start, lr .01", "random start, lr .01")),
-    ("learning rate .04, batch 64", ("teacher start, lr .04", "random start, lr .04")),
-    ("learning rate .64/$d$, batch 4$d$", ("teacher start, lr ~ 1/d, batch ~ d",)),
+    ("lr .01, batch 64", ("teacher start, lr .01", "random start, lr .01")),
+    ("lr .04, batch 64", ("teacher start, lr .04", "random start, lr .04")),
+    ("lr .64/$d$, batch 4$d$", ("teacher start, lr ~ 1/d, batch ~ d",)),
 )
 
 
@@ -52,10 +52,20 @@ def draw(table: pd.DataFrame) -> Figure:
             if start == "teacher":
                 theory = mine.groupby("dim")["predicted_displacement"].first().dropna()
                 ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, zorder=5)
-    axes[0].set_ylim(-0.06, 1.72)
-    axes[0].set_yticks([0, 0.5, 1, 1.5])
-    axes[0].set_ylabel("displacement $\\rho$   (0 copy, 1 independent)")
-    _labels(axes)
+                _crossing(ax, gated(mine))
+    axes[0].set_ylim(-0.08, 2.12)
+    axes[0].set_yticks([0, 0.5, 1, 1.5, 2])
+    axes[0].set_ylabel("displacement $\\rho$")
+    for ax, x, y, text, color in (
+        (axes[0], 0.97, 0.97, "dots: students", "#444444"),
+        (axes[0], 0.97, 0.89, "blue: teacher start", style.START["teacher"]),
+        (axes[0], 0.97, 0.81, "orange: random start", style.START["random"]),
+        (axes[1], 0.97, 0.97, "grey: shuffled pairs (null)", "#666666"),
+        (axes[1], 0.97, 0.89, "hollow: failed the law gate", "#444444"),
+        (axes[2], 0.97, 0.97, "black: $F_d(\\Xi)$, no fitted constant", style.THEORY),
+        (axes[2], 0.97, 0.89, "shaded: heavy-tailed normaliser", "#444444"),
+    ):
+        ax.text(x, y, text, color=color, ha="right", va="top", fontsize=7, transform=ax.transAxes)
     return fig
 
 
@@ -65,15 +75,15 @@ def _null(ax, table: pd.DataFrame) -> None:
                     zorder=1)
 
 
-def _labels(axes) -> None:
-    """Direct labels, where the curves leave room for them."""
-    axes[0].text(5.5, 0.05, "teacher start", color=style.START["teacher"], ha="left", va="top")
-    axes[0].text(64, 1.25, "random start", color=style.START["random"], ha="right", va="bottom")
-    axes[0].text(64, 1.13, "shuffled pairs (null)", color="#666666", ha="right", va="bottom", fontsize=7)
-    axes[2].text(1.0, 1.62, "black: $F_d(\\Xi)$, no fitted constant", color=style.THEORY, ha="left", va="top", fontsize=7)
-    axes[2].text(1.0, 1.48, "hollow: failed the law gate", color="#444444", ha="left", va="top", fontsize=7)
-    axes[2].text(1.0, 1.34, "shaded: heavy-tailed normaliser", color="#444444", ha="left", va="top", fontsize=7)
-    for ax, word, x in ((axes[0], "copying ends", 27), (axes[1], "copying ends", 8), (axes[2], "copying begins", 37)):
-        ax.annotate(word, (x, 0.5), xytext=(0, -26 if word.endswith("ends") else 18), textcoords="offset points", ha="center",
-                    fontsize=7, color="#444444", arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#444444"})
-    assert np.isfinite(axes[0].get_ylim()).all()
+def _crossing(ax, table: pd.DataFrame) -> None:
+    """Marks where copying begins or ends, if it does within the swept range."""
+    try:
+        found = onset(table)
+    except ValueError:
+        return
+    if found.kind == "none":
+        return
+    ax.errorbar(found.at, 0.5, xerr=[[found.at - found.low], [found.high - found.at]], color=style.THEORY, marker="|", markersize=5,
+                linewidth=1.4, zorder=6)
+    ax.annotate(f"copying {found.kind}", (found.at, 0.5), xytext=(0, 14 if found.kind == "begins" else -14),
+                textcoords="offset points", ha="center", va="center", fontsize=7, color=style.THEORY, zorder=6)

@@ -117,7 +117,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def exact(problem: Problem, x: Tensor, sigma: float, digits: int = 60) -> tuple[Tensor, Tensor, Tensor]:
-    """log p_sigma (n,), score (n, d) and denoiser (n, d) from the definitions in `digits`-digit arithmetic; small d only."""
+    """log p_sigma (n,), score and denoiser (n, d) from the definitions in `digits`-digit arithmetic; small d only."""
     n, dim = x.shape
     log_prob, score, denoised = torch.empty(n).double(), torch.empty(n, dim).double(), torch.empty(n, dim).double()
     with mpmath.workdps(digits):

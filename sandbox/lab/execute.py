@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -111,10 +112,13 @@ def _attempt(pack: list[Cell], report: Callable[[float], None] | None = None) ->
         return error
 
 
-def work_remotely(pack: list[Cell]) -> list | Exception:
-    """What a dask worker runs."""
+def work_remotely(pack: list[Cell], index: int, topic: str) -> list | Exception:
+    """What a dask worker runs; tells the scheduler under `topic` how far pack `index` is."""
+    from distributed import get_worker
+
     torch.set_num_threads(1)
-    return _attempt(pack)
+    worker = get_worker()
+    return _attempt(pack, lambda share: worker.log_event(topic, {"pack": index, "share": share}))
 
 
 def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> Iterator[Outcome]:
@@ -136,7 +140,7 @@ def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) 
     with (
         tempfile.TemporaryDirectory(prefix="sandbox-") as scratch,
         dask.config.set(quiet),
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
                      local_directory=scratch, silence_logs=50, memory_limit=0) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -160,12 +164,26 @@ def end_with_parent() -> None:
 def _results(client, work: list[list[Cell]], progress: Progress) -> Iterator[Outcome]:
     from distributed import as_completed
 
-    futures = {client.submit(work_remotely, pack, pure=False, priority=-i): pack for i, pack in enumerate(work)}
+    topic = f"sandbox-{uuid.uuid4().hex}"
+    told = [0.0] * len(work)
+    lock = threading.Lock()
+
+    def tell(index: int, share: float) -> None:
+        # Events arrive in a thread of the client's, and may come after the result that they were ahead of.
+        with lock:
+            if share > told[index]:
+                progress.advance((share - told[index]) * cost(work[index]))
+                told[index] = share
+
+    client.subscribe_topic(topic, lambda event: tell(event[1]["pack"], event[1]["share"]))
+    futures = {
+        client.submit(work_remotely, pack, i, topic, pure=False, priority=-i): i for i, pack in enumerate(work)
+    }
     for future in as_completed(list(futures), loop=client.loop):
-        pack = futures.pop(future)
+        index = futures.pop(future)
         outcome = future.result() if future.status == "finished" else _exception_of(future)
-        progress.advance(cost(pack))
-        yield pack, outcome
+        tell(index, 1.0)
+        yield work[index], outcome
         future.release()
 
 

@@ -87,7 +87,7 @@ def mean_band(table: pd.DataFrame, value: str, resamples: int = 2000) -> pd.Data
         if len(y):
             drawn = y[rng.integers(len(y), size=(resamples, len(y)))].mean(1)
             rows.append((dim, y.mean(), *np.quantile(drawn, [0.025, 0.975])))
-    return pd.DataFrame(rows, columns=["dim", "mean", "low", "high"])
+    return pd.DataFrame(rows, columns=["dim", "mean", "low", "high"], dtype=float)
 
 
 def draw_mean(ax: Axes, band: pd.DataFrame, color: str, linestyle: str = "-") -> None:

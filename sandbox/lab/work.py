@@ -17,7 +17,7 @@ from sandbox.measure.gauge import polar_displacement
 from sandbox.measure.law import Calibration, calibrate
 from sandbox.measure.record import JACOBIAN_POINTS, measurements
 from sandbox.measure.trajectory import progress
-from sandbox.student.distill import Recipe, Snapshot, distill
+from sandbox.student.distill import Recipe, Snapshot, distill, log_spaced
 from sandbox.student.initialise import linear_start
 from sandbox.student.networks import Pack
 from sandbox.teacher.flow import teacher_jacobian, teacher_map
@@ -27,6 +27,9 @@ from sandbox.teacher.mixture import GaussianMixture
 # the algorithm: a change of either raises ALGORITHM_VERSION.
 HELD_OUT = 1024
 REFERENCE_SIGMA = 80.0
+
+# Reports of progress along a pack's training.
+TICKS = 50
 
 Report = Callable[[float], None]
 """Called with the share of a pack that is done."""
@@ -92,9 +95,12 @@ def train_pack(cells: Sequence[Cell], report: Report | None = None) -> list[tupl
         )
         generators = [generator("training", cell.seed) for cell in cells]
         trajectories: list[list[dict]] = [[] for _ in cells]
-        for snapshot in distill(_teachers(cells), Pack.of(starts), recipe, generators):
-            for trajectory, point in zip(trajectories, _checkpoint(snapshot, references), strict=True):
-                trajectory.append(point)
+        checkpoints = log_spaced(recipe.steps)
+        ticks = range(0, recipe.steps, max(1, recipe.steps // TICKS))
+        for snapshot in distill(_teachers(cells), Pack.of(starts), recipe, generators, {*checkpoints, *ticks}):
+            if snapshot.step in checkpoints:
+                for trajectory, point in zip(trajectories, _checkpoint(snapshot, references), strict=True):
+                    trajectory.append(point)
             if report is not None:
                 report(0.9 * snapshot.step / recipe.steps)
         results = []

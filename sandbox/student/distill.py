@@ -5,7 +5,7 @@ A generator: it yields the pack at checkpoints, so that measuring stays outside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -107,7 +107,7 @@ def distill(
     students: Pack,
     recipe: Recipe,
     generators: Sequence[torch.Generator],
-    checkpoints: Sequence[int] | None = None,
+    checkpoints: Collection[int] | None = None,
 ) -> Iterator[Snapshot]:
     """Trains a pack by DMD with the exact fake score and plain gradient descent, yielding it at checkpoints.
 

@@ -64,34 +64,37 @@ class ScoreOnly:
         return self.law.score(x, sigma)
 
 
-class TestOrder:
-    # name -> (velocity, solution at u from y at 0, end). The error is taken over many starts: along a single trajectory
-    # it can pass through zero, and the slope with it.
-    PROBLEMS = {
-        "y' = 1 + y^2": (lambda y, u: 1 + y**2, lambda y, u: torch.tan(torch.atan(y) + u), 0.6),
-        "y' = y (1 - y)": (lambda y, u: y * (1 - y), lambda y, u: 1 / (1 + (1 / y - 1) * math.exp(-u)), 6.0),
-        "y' = y^2 cos u": (lambda y, u: y**2 * math.cos(u), lambda y, u: y / (1 - y * math.sin(u)), 1.0),
-    }
-    STARTS = torch.linspace(0.1, 1.0, 10, dtype=torch.float64)
+# name -> (velocity, solution at u from y at 0, end). The error is taken over many starts: along a single trajectory
+# it can pass through zero, and the slope with it.
+PROBLEMS = {
+    "y' = 1 + y^2": (lambda y, u: 1 + y**2, lambda y, u: torch.tan(torch.atan(y) + u), 0.6),
+    "y' = y (1 - y)": (lambda y, u: y * (1 - y), lambda y, u: 1 / (1 + (1 / y - 1) * math.exp(-u)), 6.0),
+    "y' = y^2 cos u": (lambda y, u: y**2 * math.cos(u), lambda y, u: y / (1 - y * math.sin(u)), 1.0),
+}
+STARTS = torch.linspace(0.1, 1.0, 10, dtype=torch.float64)
 
+
+class TestOrder:
     @pytest.mark.parametrize(("name", "order", "margin"), [(name, 8, 0.4) for name in PROBLEMS])
     def test_slope_of_the_error(self, name, order, margin):
-        velocity, solution, end = self.PROBLEMS[name]
+        velocity, solution, end = PROBLEMS[name]
         steps = (8, 12, 16, 24)
         errors = [
-            (integrate(velocity, self.STARTS, 0.0, end, n) - solution(self.STARTS, end)).norm().item() for n in steps
+            (integrate(velocity, STARTS, 0.0, end, n) - solution(STARTS, end)).norm().item() for n in steps
         ]
         assert min(errors) > 1e-14, "rounding would flatten the slope"
         assert abs(slope(steps, errors) - order) <= margin
 
     @pytest.mark.parametrize("name", PROBLEMS)
-    def test_backwards_in_time(self, name, tolerance=1e-11):
-        velocity, solution, end = self.PROBLEMS[name]
-        back = integrate(velocity, solution(self.STARTS, end), end, 0.0, 64)
-        torch.testing.assert_close(back, self.STARTS, rtol=tolerance, atol=0)
+    @pytest.mark.parametrize("tolerance", [1e-11])
+    def test_backwards_in_time(self, name, tolerance):
+        velocity, solution, end = PROBLEMS[name]
+        back = integrate(velocity, solution(STARTS, end), end, 0.0, 64)
+        torch.testing.assert_close(back, STARTS, rtol=tolerance, atol=0)
 
     @pytest.mark.parametrize(("order", "margin"), [(8, 0.4)])
-    def test_order_of_the_mixture_flow(self, order, margin, sigma_max=80.0):
+    @pytest.mark.parametrize("sigma_max", [80.0])
+    def test_order_of_the_mixture_flow(self, order, margin, sigma_max):
         law = line()
         velocity, end = flow._velocity(law, law.smallest_std), math.asinh(sigma_max / law.smallest_std)
         want = quantile_map(law, LINE, sigma_max)
@@ -113,9 +116,10 @@ class TestExactMaps:
         assert (x - quantile_map(law, LINE, sigma_max)).abs().amax() <= tolerance
 
     @pytest.mark.parametrize("sigma_max", [2.5, 80.0])
-    @pytest.mark.parametrize("dim", [1, 3, 16])
+    @pytest.mark.parametrize("dim", [1, 16])
     @pytest.mark.parametrize("exponent", [0.0, 1.5])
-    def test_gaussian_integrated_and_closed(self, dim, exponent, sigma_max, tolerance=1e-8):
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    def test_gaussian_integrated_and_closed(self, dim, exponent, sigma_max, tolerance):
         law = gaussian(dim, exponent=exponent)
         law = GaussianMixture([1.0], law.means + 0.5, law.covariance)
         z = normals(8, dim)
@@ -127,23 +131,26 @@ class TestExactMaps:
         assert (back - teacher_encode(law, integrated, sigma_max=sigma_max)).norm(dim=-1).amax() <= tolerance
 
     @pytest.mark.parametrize("sigma_max", [2.5, 80.0])
-    def test_gaussian_closed_form_against_dense_algebra(self, sigma_max, dim=5, tolerance=1e-13):
+    @pytest.mark.parametrize(("dim", "tolerance"), [(5, 1e-13)])
+    def test_gaussian_closed_form_against_dense_algebra(self, sigma_max, dim, tolerance):
         """A_T = sigma_max Sigma^(1/2) (Sigma + sigma_max^2)^(-1/2), by scipy's matrix square root."""
         problem = mixture("full", dim, components=1)
         sigma, mean = problem.matrices[0].numpy(), problem.means[0].numpy()
         gain = scipy.linalg.sqrtm(sigma @ np.linalg.inv(sigma + sigma_max**2 * np.eye(dim))).real
         z = normals(8, dim)
         want = mean + (sigma_max * z.numpy() - mean) @ gain.T
-        np.testing.assert_allclose(teacher_map(problem.law, z, sigma_max=sigma_max).numpy(), want, rtol=0, atol=tolerance)
+        got = teacher_map(problem.law, z, sigma_max=sigma_max).numpy()
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
         J = teacher_jacobian(problem.law, z, sigma_max=sigma_max).numpy()
         np.testing.assert_allclose(J, np.broadcast_to(sigma_max * gain, J.shape), rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("kind", ["isotropic", "full", "low-rank"])
     @pytest.mark.parametrize("dim", [2, 8])
-    def test_against_scipy(self, kind, dim, sigma_max=80.0, tolerance=1e-8):
-        """An independent formulation: plain sigma as the variable, adaptive steps, the denoiser's form of the velocity."""
+    @pytest.mark.parametrize(("sigma_max", "tolerance"), [(80.0, 1e-8)])
+    def test_against_scipy(self, kind, dim, sigma_max, tolerance):
+        """An independent formulation: plain sigma as the variable, adaptive steps, the velocity by the denoiser."""
         law = mixture(kind, dim).law
-        z = normals(4, dim)
+        z = normals(3, dim)
 
         def velocity(sigma, y):
             x = torch.from_numpy(y)[None]
@@ -160,7 +167,8 @@ class TestExactMaps:
         np.testing.assert_allclose(got, np.stack(want), rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("modes", [2, 8])
-    def test_symmetric_axis_of_a_ring(self, modes, tolerance=1e-9):
+    @pytest.mark.parametrize("tolerance", [1e-9])
+    def test_symmetric_axis_of_a_ring(self, modes, tolerance):
         """A ring of even size maps itself under reflection, and so must its flow."""
         law = ring(3, modes=modes)
         z = normals(6, 3)
@@ -176,22 +184,24 @@ class TestExactMaps:
 class TestErrorEstimate:
     @pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
     @pytest.mark.parametrize("sigma_max", [2.5, 80.0])
-    def test_bounds_the_true_error(self, tolerance, sigma_max, rounding=1e-13):
+    @pytest.mark.parametrize("rounding", [1e-13])
+    def test_bounds_the_true_error(self, tolerance, sigma_max, rounding):
         law = line()
         x, estimate = teacher_map(law, LINE, sigma_max=sigma_max, tolerance=tolerance, return_error=True)
         assert (estimate <= tolerance).all()
         true = (x - quantile_map(law, LINE, sigma_max)).norm(dim=-1)
         assert (true <= estimate + rounding).all()
 
-    @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
-    @pytest.mark.parametrize("teacher", [ring(2), random(8), ring(16), random(64)], ids=str)
-    def test_bounds_the_distance_to_a_finer_result(self, teacher, tolerance):
-        z = normals(16, teacher.dim)
-        x, estimate = teacher_map(teacher, z, tolerance=tolerance, return_error=True)
-        fine = teacher_map(teacher, z, tolerance=1e-10)
-        assert ((x - fine).norm(dim=-1) <= estimate + 1e-10).all()
+    @pytest.mark.parametrize(("family", "dim"), [(ring, 2), (random, 8), (ring, 16), (random, 64)])
+    def test_bounds_the_distance_to_a_finer_result(self, family, dim):
+        teacher, z = family(dim), normals(16, dim)
+        fine = teacher_map(teacher, z, tolerance=1e-9)
+        for tolerance in (1e-3, 1e-6):
+            x, estimate = teacher_map(teacher, z, tolerance=tolerance, return_error=True)
+            assert ((x - fine).norm(dim=-1) <= estimate + 1e-9).all()
 
-    def test_a_point_does_not_depend_on_its_neighbours(self, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_a_point_does_not_depend_on_its_neighbours(self, tolerance):
         z = normals(4, 2)
         together = teacher_map(ring(2), z)
         alone = torch.cat([teacher_map(ring(2), point[None]) for point in z])
@@ -200,7 +210,8 @@ class TestErrorEstimate:
     @pytest.mark.parametrize("function", [teacher_map, teacher_encode, teacher_jacobian])
     @pytest.mark.parametrize("components", [1, 3])
     @pytest.mark.parametrize("pack", [(), (2,)])
-    def test_shapes(self, function, components, pack, n=3, dim=2):
+    @pytest.mark.parametrize(("n", "dim"), [(3, 2)])
+    def test_shapes(self, function, components, pack, n, dim):
         law = mixture("isotropic", dim, components).law
         law = GaussianMixture.stack([law, law]) if pack else law
         result, error = function(law, normals(n, dim).expand(*pack, n, dim), return_error=True)
@@ -212,20 +223,23 @@ class TestErrorEstimate:
 
 class TestInverse:
     @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "low-rank", "full"])
-    @pytest.mark.parametrize("dim", [1, 2, 16])
-    def test_round_trip(self, kind, dim, tolerance=1e-8):
+    @pytest.mark.parametrize("dim", [1, 16])
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    def test_round_trip(self, kind, dim, tolerance):
         law = mixture(kind, dim).law
-        z = normals(8, dim)
-        x = teacher_map(law, z, tolerance=1e-11)
-        assert (teacher_encode(law, x, tolerance=1e-11) - z).norm(dim=-1).amax() <= tolerance
+        z = normals(4, dim)
+        x = teacher_map(law, z, tolerance=1e-9)
+        assert (teacher_encode(law, x, tolerance=1e-9) - z).norm(dim=-1).amax() <= tolerance
 
-    def test_round_trip_from_the_data(self, tolerance=1e-8):
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    def test_round_trip_from_the_data(self, tolerance):
         problem = mixture("full", 4)
         x = problem.points(0.0, n=8)
-        z = teacher_encode(problem.law, x, tolerance=1e-11)
-        assert (teacher_map(problem.law, z, tolerance=1e-11) - x).norm(dim=-1).amax() <= tolerance
+        z = teacher_encode(problem.law, x, tolerance=1e-9)
+        assert (teacher_map(problem.law, z, tolerance=1e-9) - x).norm(dim=-1).amax() <= tolerance
 
-    def test_codes_of_samples_are_standard_normal(self, n=2000, p_value=1e-3):
+    @pytest.mark.parametrize(("n", "p_value"), [(2000, 1e-3)])
+    def test_codes_of_samples_are_standard_normal(self, n, p_value):
         """Up to O(1 / sigma_max^2), since the flow ends at p_sigma_max and not at N(0, sigma_max^2)."""
         law = line()
         z = teacher_encode(law, law.sample(n, generator=torch.Generator().manual_seed(4)))
@@ -235,51 +249,61 @@ class TestInverse:
 class TestJacobian:
     @pytest.mark.parametrize("kind", ["isotropic", "full"])
     @pytest.mark.parametrize("dim", [1, 2, 6])
-    def test_central_differences(self, kind, dim, sigma_max=2.5, step=1e-3, tolerance=1e-7):
-        # From 2.5 the modes part over a distance of order 1 in z; from 80, over 0.02, and differences would need more digits.
+    @pytest.mark.parametrize(("sigma_max", "step", "tolerance"), [(2.5, 1e-3, 1e-7)])
+    def test_central_differences(self, kind, dim, sigma_max, step, tolerance):
+        # From 2.5 the modes part over a distance of order 1 in z; from 80, over 0.02, where differences lose digits.
         law = mixture(kind, dim).law
         z = normals(4, dim)
         J = teacher_jacobian(law, z, sigma_max, tolerance=1e-9)
-        columns = []
-        for direction in step * torch.eye(dim, dtype=torch.float64):
-            x = [teacher_map(law, z + k * direction, sigma_max, tolerance=1e-10) for k in (-2, -1, 1, 2)]
-            columns.append((x[0] - 8 * x[1] + 8 * x[2] - x[3]) / (12 * step))  # fourth order in the step
-        assert (J - torch.stack(columns, -1)).abs().amax() <= tolerance * max(1.0, J.abs().amax().item())
+        multiples = torch.tensor([-2.0, -1.0, 1.0, 2.0])[:, None, None, None]
+        moves = step * multiples * torch.eye(dim, dtype=torch.float64)[:, None]
+        x = teacher_map(law, (z + moves).reshape(-1, dim), sigma_max, tolerance=1e-10).reshape(4, dim, -1, dim)
+        columns = (x[0] - 8 * x[1] + 8 * x[2] - x[3]) / (12 * step)  # (d, n, d): fourth order in the step
+        assert (J - columns.permute(1, 2, 0)).abs().amax() <= tolerance * max(1.0, J.abs().amax().item())
 
-    @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "low-rank", "full", "near-duplicate"])
-    @pytest.mark.parametrize("dim", [1, 2, 8])
-    @pytest.mark.parametrize("sigma_max", [2.5, 80.0])
-    def test_change_of_variables(self, kind, dim, sigma_max, tolerance=1e-6):
-        """The flow carries p_sigma_max to p_0 exactly: log p_0(T) + log|det dT/dx| = log p_sigma_max(x), x = sigma_max z."""
+    @pytest.mark.parametrize(
+        ("kind", "sigma_max"),
+        [
+            *[(kind, 2.5) for kind in ("isotropic", "diagonal", "low-rank", "full", "near-duplicate")],
+            ("full", 80.0),
+        ],
+    )
+    @pytest.mark.parametrize("dim", [1, 8])
+    @pytest.mark.parametrize("tolerance", [1e-6])
+    def test_change_of_variables(self, kind, dim, sigma_max, tolerance):
+        """The flow carries p_sigma_max to p_0 exactly: log p_0(T) + log|det dT/dx| = log p_sigma_max(sigma_max z)."""
         law = mixture(kind, dim).law
         z = normals(4, dim)
-        x, J = teacher_map(law, z, sigma_max, tolerance=1e-8), teacher_jacobian(law, z, sigma_max, tolerance=1e-7)
+        x, J = teacher_map(law, z, sigma_max, tolerance=1e-8), teacher_jacobian(law, z, sigma_max, tolerance=1e-6)
         sign, logdet = torch.linalg.slogdet(J / sigma_max)
         assert (sign > 0).all()
         want = law.log_prob(sigma_max * z, sigma_max)
         torch.testing.assert_close(law.log_prob(x) + logdet, want, rtol=0, atol=tolerance)
 
-    def test_error_covers_the_columns(self, tolerance=1e-3):
+    @pytest.mark.parametrize("tolerance", [1e-3])
+    def test_error_covers_the_columns(self, tolerance):
         law = ring(2)
         z = normals(6, 2)
         J, estimate = teacher_jacobian(law, z, tolerance=tolerance, return_error=True)
-        fine = teacher_jacobian(law, z, tolerance=1e-7)
-        assert ((J - fine).norm(dim=-2).amax(-1) <= estimate + 1e-7).all()
+        fine = teacher_jacobian(law, z, tolerance=1e-6)
+        assert ((J - fine).norm(dim=-2).amax(-1) <= estimate + 1e-6).all()
 
 
 class TestPacks:
     @pytest.mark.parametrize("function", [teacher_map, teacher_encode, teacher_jacobian])
     @pytest.mark.parametrize("components", [1, 3])
-    def test_a_pack_equals_its_members(self, function, components, tolerance=1e-8):
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    def test_a_pack_equals_its_members(self, function, components, tolerance):
         laws = [mixture("full", 2, components, seed).law for seed in (0, 1, 2)]
         z = torch.stack([normals(5, 2, seed) for seed in (0, 1, 2)])
-        got = function(GaussianMixture.stack(laws), z, tolerance=1e-8)
+        got = function(GaussianMixture.stack(laws), z, 2.5, tolerance=1e-8)
         for e, law in enumerate(laws):
-            torch.testing.assert_close(got[e], function(law, z[e], tolerance=1e-8), rtol=0, atol=tolerance)
+            torch.testing.assert_close(got[e], function(law, z[e], 2.5, tolerance=1e-8), rtol=0, atol=tolerance)
 
 
 class TestOtherTeachers:
-    def test_a_score_is_enough(self, tolerance=1e-8):
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    def test_a_score_is_enough(self, tolerance):
         law = mixture("full", 3).law
         z = normals(4, 3)
         x = teacher_map(ScoreOnly(law), z, tolerance=1e-9)
@@ -287,7 +311,8 @@ class TestOtherTeachers:
         assert (teacher_encode(ScoreOnly(law), x, tolerance=1e-9) - z).norm(dim=-1).amax() <= tolerance
 
     @pytest.mark.parametrize("components", [1, 3])
-    def test_single_precision_in_double_out(self, components, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_single_precision_in_double_out(self, components, tolerance):
         """The state is float64 whatever the teacher's and the points' precision."""
         law = mixture("isotropic", 2, components).law.to(torch.float32)
         z = normals(4, 2).float()
@@ -351,7 +376,8 @@ def test_a_teacher_that_is_not_a_number_is_an_error(monkeypatch):
         teacher_map(Broken(), normals(2, 3))
 
 
-def test_full_and_isotropic_agree(tolerance=1e-9):
+@pytest.mark.parametrize("tolerance", [1e-9])
+def test_full_and_isotropic_agree(tolerance):
     """One law written as two covariance types has one map."""
     problem = mixture("isotropic", 3)
     other = GaussianMixture(problem.weights, problem.means, Full(problem.matrices))

@@ -9,7 +9,13 @@ import torch
 
 from sandbox.teacher.schedule import KarrasBins, LogUniform, karras_grid
 
-LAWS = [LogUniform(), LogUniform(0.5, 0.6), KarrasBins(), KarrasBins(bins=10, first=0, last=9), KarrasBins(first=7, last=7)]
+LAWS = [
+    LogUniform(),
+    LogUniform(0.5, 0.6),
+    KarrasBins(),
+    KarrasBins(bins=10, first=0, last=9),
+    KarrasBins(first=7, last=7),
+]
 
 
 def uniforms(n, seed=0):
@@ -18,8 +24,11 @@ def uniforms(n, seed=0):
 
 class TestGrid:
     @pytest.mark.parametrize("n", [2, 18, 1000])
-    @pytest.mark.parametrize(("sigma_min", "sigma_max", "rho"), [(0.002, 80.0, 7.0), (0.02, 2.5, 7.0), (0.1, 10.0, 1.0)])
-    def test_end_points_and_order(self, n, sigma_min, sigma_max, rho, tolerance=1e-13):
+    @pytest.mark.parametrize(
+        ("sigma_min", "sigma_max", "rho"), [(0.002, 80.0, 7.0), (0.02, 2.5, 7.0), (0.1, 10.0, 1.0)]
+    )
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_end_points_and_order(self, n, sigma_min, sigma_max, rho, tolerance):
         grid = karras_grid(n, sigma_min, sigma_max, rho)
         assert grid.shape == (n,)
         assert grid.dtype == torch.float64
@@ -27,18 +36,21 @@ class TestGrid:
         assert grid[-1].item() == pytest.approx(sigma_min, rel=tolerance)
         assert (grid.diff() < 0).all()
 
-    def test_equal_steps_in_the_root(self, rho=7.0, tolerance=1e-12):
+    @pytest.mark.parametrize(("rho", "tolerance"), [(7.0, 1e-12)])
+    def test_equal_steps_in_the_root(self, rho, tolerance):
         steps = (karras_grid(18, rho=rho) ** (1 / rho)).diff()
         torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=tolerance, atol=0)
 
-    def test_levels_computed_by_hand(self, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_levels_computed_by_hand(self, tolerance):
         """i = 6 and 12 of EDM's 18 levels, from eq. 5 in 30-digit arithmetic."""
         grid = karras_grid(18)
         for i in (6, 12):
             want = _equation_5(i, 18)
             assert grid[i].item() == pytest.approx(want, rel=tolerance)
 
-    def test_rho_one_is_linear(self, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_rho_one_is_linear(self, tolerance):
         np.testing.assert_allclose(karras_grid(5, 1.0, 9.0, rho=1.0).numpy(), [9, 7, 5, 3, 1], rtol=tolerance)
 
 
@@ -53,14 +65,16 @@ def _equation_5(i, n, sigma_min="0.002", sigma_max="80", rho=7):
 @pytest.mark.parametrize("law", LAWS, ids=str)
 class TestLaws:
     @pytest.mark.parametrize("function", [np.log, np.square, np.reciprocal, np.ones_like], ids=lambda f: f.__name__)
-    def test_draws_average_to_the_nodes(self, law, function, n=100_000, standard_errors=5.0, rounding=1e-12):
+    @pytest.mark.parametrize(("n", "standard_errors", "rounding"), [(100_000, 5.0, 1e-12)])
+    def test_draws_average_to_the_nodes(self, law, function, n, standard_errors, rounding):
         values = function(law.draw(uniforms(n)).numpy())
         levels, weights = law.nodes()
         want = (weights * function(levels)).sum()
         error = standard_errors * values.std() / math.sqrt(n)
         assert abs(values.mean() - want) <= error + rounding * abs(want)
 
-    def test_weights_sum_to_one(self, law, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_weights_sum_to_one(self, law, tolerance):
         assert law.nodes()[1].sum() == pytest.approx(1, rel=tolerance)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -75,13 +89,15 @@ class TestLaws:
 
 
 class TestLogUniform:
-    def test_distribution_function(self, n=20_000, p_value=1e-3):
+    @pytest.mark.parametrize(("n", "p_value"), [(20_000, 1e-3)])
+    def test_distribution_function(self, n, p_value):
         law = LogUniform(0.02, 80.0)
         logs = law.draw(uniforms(n)).log().numpy()
         uniform = scipy.stats.uniform(math.log(0.02), math.log(80.0) - math.log(0.02))
         assert scipy.stats.kstest(logs, uniform.cdf).pvalue > p_value
 
-    def test_end_points(self, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_end_points(self, tolerance):
         low, high = LogUniform(0.02, 80.0).draw(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         assert low == pytest.approx(0.02, rel=tolerance)
         assert high == pytest.approx(80.0, rel=tolerance)
@@ -91,12 +107,14 @@ class TestLogUniform:
 
     # E[sigma^p] = (b^p - a^p) / (p ln(b / a)), E[1 / (1 + sigma^2)] by the primitive ln sigma - ln(1 + sigma^2) / 2
     @pytest.mark.parametrize(("power", "tolerance"), [(1, 1e-12), (2, 1e-12), (-1, 1e-12), (-2, 1e-12)])
-    def test_moments_of_the_nodes(self, power, tolerance, low=0.02, high=80.0):
+    @pytest.mark.parametrize(("low", "high"), [(0.02, 80.0)])
+    def test_moments_of_the_nodes(self, power, tolerance, low, high):
         levels, weights = LogUniform(low, high).nodes()
         want = (high**power - low**power) / (power * math.log(high / low))
         assert (weights * levels**float(power)).sum() == pytest.approx(want, rel=tolerance)
 
-    def test_a_sigmoid_of_the_nodes(self, low=0.02, high=80.0, tolerance=1e-12):
+    @pytest.mark.parametrize(("low", "high", "tolerance"), [(0.02, 80.0, 1e-12)])
+    def test_a_sigmoid_of_the_nodes(self, low, high, tolerance):
         levels, weights = LogUniform(low, high).nodes()
         primitive = [math.log(s) - 0.5 * math.log1p(s**2) for s in (low, high)]
         want = (primitive[1] - primitive[0]) / math.log(high / low)
@@ -109,14 +127,16 @@ class TestLogUniform:
 
 
 class TestKarrasBins:
-    def test_the_published_bins(self, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_the_published_bins(self, tolerance):
         """Bins count upwards from sigma_min: bin 20 is entry 979 of the descending grid, bin 980 is entry 19."""
         levels, weights = KarrasBins().nodes()
         assert len(levels) == len(weights) == 961
         assert levels[0] == pytest.approx(_equation_5(979, 1000), rel=tolerance)
         assert levels[-1] == pytest.approx(_equation_5(19, 1000), rel=tolerance)
 
-    def test_every_bin_is_equally_likely(self, n=50_000, p_value=1e-3):
+    @pytest.mark.parametrize(("n", "p_value"), [(50_000, 1e-3)])
+    def test_every_bin_is_equally_likely(self, n, p_value):
         law = KarrasBins(bins=12, first=2, last=9)
         drawn, counts = law.draw(uniforms(n)).unique(return_counts=True)
         torch.testing.assert_close(drawn, karras_grid(12).flip(0)[2:10], rtol=0, atol=0)
@@ -125,7 +145,8 @@ class TestKarrasBins:
     def test_the_first_and_last_uniform(self):
         law = KarrasBins(bins=12, first=2, last=9)
         grid = karras_grid(12).flip(0)
-        assert law.draw(torch.tensor([0.0, 1 - 1e-12], dtype=torch.float64)).tolist() == [grid[2].item(), grid[9].item()]
+        ends = law.draw(torch.tensor([0.0, 1 - 1e-12], dtype=torch.float64))
+        assert torch.equal(ends, grid[[2, 9]])
 
     def test_count_is_not_used(self):
         assert len(KarrasBins().nodes(3)[0]) == 961

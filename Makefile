@@ -1,0 +1,38 @@
+# `make run` and `make test` are all that a fresh machine with Python >= 3.11 needs.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Small matrices: one thread per process, and as many processes as there are cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test figures gallery oracle style
+
+run: $(INSTALLED)
+	$(BIN)/python -m sandbox run
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --dist worksteal --benchmark-disable
+
+figures: $(INSTALLED)
+	$(BIN)/python -m sandbox figures
+
+# The committed figures and tables that the README shows, redrawn from the stored results of `make run`.
+gallery: $(INSTALLED)
+	$(BIN)/python -m sandbox figures --out figures/gallery
+
+# Independent implementations to compare with. 3.x is the last DiffusionLab that has mixtures; its metadata asks for an older Python.
+oracle: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt jax
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python diffusionlab
+	$(BIN)/python -m pytest tests/oracle
+
+style: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[style]'
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

@@ -1,0 +1,418 @@
+"""The training loop: its noiseless limit, its invariances, and the displacement that the theory predicts for it."""
+
+import math
+
+import pytest
+import torch
+
+from sandbox.measure.gauge import polar_displacement, polar_factor
+from sandbox.student import distill as loop
+from sandbox.student.distill import DIVERGED, Recipe, distill, draw_noise, log_spaced
+from sandbox.student.initialise import haar_rotation, linear_start
+from sandbox.student.losses import NORMALISERS
+from sandbox.student.networks import LinearStudent, Pack
+from sandbox.student.population import population_gradient
+from sandbox.teacher.covariance import Full
+from sandbox.teacher.flow import teacher_map
+from sandbox.teacher.mixture import GaussianMixture
+from sandbox.teacher.schedule import KarrasBins, LogUniform
+from sandbox.theory.copying import displacement, settling_time
+from sandbox.theory.flat import Flat
+
+
+def generators(count, seed=0):
+    return [torch.Generator().manual_seed(1000 * seed + i) for i in range(count)]
+
+
+def normal(*shape, seed, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def eye(dim):
+    return torch.eye(dim, dtype=torch.float64)
+
+
+def gaussian(covariance, mean=None):
+    mean = torch.zeros(len(covariance), dtype=torch.float64) if mean is None else mean
+    return GaussianMixture([1.0], mean[None], Full(covariance[None]))
+
+
+def power_law(dim, exponent=1.5, seed=0):
+    """Eigenvalues k^-1.5 of trace d in a random basis, so that nothing is diagonal by accident."""
+    lam = torch.arange(1, dim + 1, dtype=torch.float64) ** -exponent
+    Q = haar_rotation(dim, torch.Generator().manual_seed(seed))
+    covariance = (Q * (dim * lam / lam.sum())) @ Q.mT
+    return (covariance + covariance.mT) / 2
+
+
+SPECTRA = {"flat": eye, "power law": power_law}
+
+
+def final(teachers, students, recipe, sources):
+    *_, last = distill(teachers, students, recipe, sources, checkpoints=[recipe.steps])
+    return last
+
+
+def starts(teacher, count, kind="teacher", bias=False, sigma_init=80.0):
+    return [linear_start(kind, teacher, sigma_init, g, bias=bias)[0] for g in generators(count, seed=9)]
+
+
+class TestNoiselessLimit:
+    @pytest.mark.parametrize("spectrum", SPECTRA)
+    @pytest.mark.parametrize(("dim", "tolerance"), [(1, 1e-6), (2, 1e-6), (8, 1e-6), (32, 1e-6), (128, 1e-6)])
+    def test_a_teacher_start_ends_as_an_exact_copy(self, dim, tolerance, spectrum, rate=4.0, steps=60):
+        """sigma_max = 1e4 for the reference, so that its own law is off by far less than the tolerance."""
+        covariance = SPECTRA[spectrum](dim)
+        teacher = gaussian(covariance)
+        A = linear_start("teacher", teacher, 80.0, torch.Generator())[0].weight.detach()
+        reference = teacher_map(teacher, eye(dim), sigma_max=1e4).mT
+        before = (A - reference).square().sum() / (A.square().sum() + reference.square().sum())
+        assert before > 0.1
+        for _ in range(steps):
+            A = A - rate * population_gradient(A, covariance, LogUniform(), nodes=60)
+        assert (A @ A.mT - covariance).norm() <= tolerance * covariance.norm()
+        pairs = (A - reference).square().sum() / (A.square().sum() + reference.square().sum())
+        assert pairs <= tolerance
+        assert polar_displacement(A).item() <= tolerance
+
+    @pytest.mark.parametrize("dim", [2, 8])
+    def test_any_start_keeps_its_own_pairing(self, dim, rate=0.02, steps=3000, tolerance=0.02):
+        """Steps small enough for the flow, along which A^T dA/dt is symmetric. For a law that commutes with the
+        teacher's, that means that the polar factor does not move."""
+        rotation = haar_rotation(dim, torch.Generator().manual_seed(4))
+        A = torch.diag(torch.linspace(0.1, 0.4, dim, dtype=torch.float64)) @ rotation
+        for _ in range(steps):
+            A = A - rate * population_gradient(A, eye(dim), LogUniform(), nodes=40)
+        torch.testing.assert_close(polar_factor(A), rotation, rtol=0, atol=1e-10)
+        assert (A @ A.mT - eye(dim)).norm() <= tolerance
+
+    @pytest.mark.parametrize("law", [LogUniform(), KarrasBins()], ids=lambda law: type(law).__name__)
+    def test_is_horizontal(self, law, dim=5, tolerance=1e-13):
+        """The gradient is H A with H symmetric, whatever A."""
+        A = normal(3, dim, dim, seed=2)
+        H = population_gradient(A, power_law(dim), law) @ torch.linalg.inv(A)
+        torch.testing.assert_close(H, H.mT, rtol=0, atol=100 * tolerance)
+        assert H.abs().max() > 0.1
+
+    @pytest.mark.parametrize("law", [LogUniform(), KarrasBins()], ids=lambda law: type(law).__name__)
+    def test_by_one_inverse_per_level(self, law, dim=4, tolerance=1e-11):
+        A, covariance = normal(dim, dim, seed=3), power_law(dim)
+        C = A @ A.mT
+        want = torch.zeros_like(A)
+        for sigma, weight in zip(*law.nodes(200), strict=True):
+            noise = float(sigma) ** 2 * eye(dim)
+            want += float(weight) * (torch.linalg.solve(C + noise, C) - torch.linalg.solve(covariance + noise, covariance))
+        torch.testing.assert_close(population_gradient(A, covariance, law), want @ A, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("antithetic", [False, True])
+    @pytest.mark.parametrize("dim", [1, 3])
+    def test_is_the_average_of_the_minibatch_gradient(self, dim, antithetic, count=100, batch=1000, standard_errors=4.0):
+        """One step of learning rate one, from one start with many generators."""
+        covariance, A = power_law(dim), 0.3 * normal(dim, dim, seed=5) + 0.4 * eye(dim)
+        recipe = Recipe(1, 1.0, batch, "off", antithetic=antithetic)
+        pack = Pack.of([LinearStudent(A) for _ in range(count)])
+        ends = final(gaussian(covariance), pack, recipe, generators(count)).students.parameters["weight"]
+        gradients = A - ends
+        error = gradients.std(0) / math.sqrt(count)
+        want = population_gradient(A, covariance, recipe.law)
+        assert ((gradients.mean(0) - want).abs() <= standard_errors * error).all()
+        assert error.norm() < 0.2 * want.norm()
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("dim", [1, 2, 8])
+def test_a_rotated_start_is_the_teachers_start_with_relabelled_noise(
+    dim, normaliser, monkeypatch, count=3, steps=50, tolerance=1e-10
+):
+    """A_0 R fed z walks as A_0 fed R z: the loss does not know which noise belongs to which datum."""
+    teacher = gaussian(power_law(dim))
+    recipe = Recipe(steps, 0.02, 16, normaliser)
+    built = [linear_start("rotated", teacher, 80.0, g) for g in generators(count, seed=3)]
+    rotations = torch.stack([R for _, R in built])
+    rotated = final(teacher, Pack.of([s for s, _ in built]), recipe, generators(count)).students.parameters["weight"]
+
+    def relabelled(*arguments):
+        z, eps, uniform = draw_noise(*arguments)
+        return z @ rotations.mT, eps, uniform
+
+    monkeypatch.setattr(loop, "draw_noise", relabelled)
+    pack = Pack.of(starts(teacher, count))
+    plain = final(teacher, pack, recipe, generators(count)).students.parameters["weight"]
+    assert (plain - pack.parameters["weight"]).abs().max() > 0.1, "the students must have moved"
+    torch.testing.assert_close(rotated, plain @ rotations, rtol=0, atol=tolerance)
+
+
+class TestPack:
+    """A student's numbers do not depend, to the last bit, on the pack that it is trained in."""
+
+    def ends(self, teachers, students, recipe, seeds):
+        sources = [torch.Generator().manual_seed(s) for s in seeds]
+        snapshot = final(teachers, Pack.of(students), recipe, sources)
+        assert (snapshot.diverged_at == -1).all()
+        return snapshot.students.parameters
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("antithetic", [False, True])
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    @pytest.mark.parametrize("dim", [1, 2, 5, 8, 17, 32])
+    def test_of_sixteen_equals_packs_of_one(self, dim, normaliser, antithetic, bias, count=16, steps=6):
+        teacher = gaussian(power_law(dim), normal(dim, seed=8) if bias else None)
+        # batches of one step differ in size from the kernels' blocks on purpose
+        recipe = Recipe(steps, 0.02, 14, normaliser, antithetic=antithetic)
+        students = starts(teacher, count, "rotated", bias)
+        together = self.ends(teacher, students, recipe, range(count))
+        assert set(together) == {"weight", "bias"} if bias else {"weight"}
+        for i in (0, 1, 7, 15):
+            for name, value in self.ends(teacher, [students[i]], recipe, [i]).items():
+                assert not torch.equal(value[0], getattr(students[i], name)), "the student must have moved"
+                assert torch.equal(together[name][i], value[0]), (name, i)
+
+    @pytest.mark.parametrize("dim", [2, 17])
+    def test_with_learning_rates_and_teachers_of_their_own(self, dim, count=16, steps=6):
+        teachers = [gaussian(power_law(dim, 0.2 * (i + 1), seed=i), normal(dim, seed=i)) for i in range(count)]
+        students = [linear_start("teacher", t, 80.0, torch.Generator(), bias=True)[0] for t in teachers]
+        lr = torch.logspace(-3, -1, count, dtype=torch.float64)
+        together = self.ends(GaussianMixture.stack(teachers), students, Recipe(steps, lr, 14), range(count))
+        for i in (0, 7, 15):
+            alone = self.ends(teachers[i], [students[i]], Recipe(steps, lr[i].item(), 14), [i])
+            for name, value in alone.items():
+                assert torch.equal(together[name][i], value[0]), (name, i)
+        # the axis must be read: with the teachers shifted by one, the ends are others
+        shifted = GaussianMixture.stack(teachers[1:] + teachers[:1])
+        assert not torch.equal(
+            self.ends(shifted, students, Recipe(steps, lr, 14), range(count))["weight"], together["weight"]
+        )
+
+    @pytest.mark.parametrize("place", [0, 3, 5])
+    def test_a_student_does_not_depend_on_its_place(self, place, dim=8, count=6):
+        teacher = gaussian(power_law(dim))
+        students, recipe = starts(teacher, count, "rotated"), Recipe(6, 0.02, 14)
+        want = self.ends(teacher, [students[0]], recipe, [0])["weight"][0]
+        order = [*range(1, count)]
+        order.insert(place, 0)
+        got = self.ends(teacher, [students[i] for i in order], recipe, order)["weight"][place]
+        assert torch.equal(got, want)
+
+    @pytest.mark.parametrize("rate", [1e30, 1e9])
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    def test_a_lost_student_leaves_the_others_alone(self, normaliser, rate, dim=5, count=4, steps=12, victim=2):
+        teacher = gaussian(power_law(dim))
+        pack = Pack.of(starts(teacher, count, "rotated"))
+        calm = torch.full((count,), 0.02, dtype=torch.float64)
+        wild = calm.clone()
+        wild[victim] = rate
+        marks = range(steps + 1)
+        well, broken = (
+            list(distill(teacher, pack, Recipe(steps, lr, 16, normaliser), generators(count), marks)) for lr in (calm, wild)
+        )
+        others = [i for i in range(count) if i != victim]
+        for a, b in zip(well, broken, strict=True):
+            assert torch.equal(a.students.parameters["weight"][others], b.students.parameters["weight"][others])
+            assert (b.diverged_at[others] == -1).all()
+        # A snapshot's record is of its own time: nothing is lost before the first update.
+        assert broken[0].diverged_at.tolist() == [-1] * count
+        assert broken[-1].diverged_at[victim] == 1
+        assert torch.equal(broken[-1].students.parameters["weight"][victim], pack.parameters["weight"][victim])
+
+    def test_the_update_of_the_loss_is_recorded(self, dim=3, steps=10):
+        """The rate is chosen for the second student to pass the limit at its first update; the first never does."""
+        teacher = gaussian(power_law(dim))
+        lr = torch.tensor([0.01, 1e12], dtype=torch.float64)
+        snapshots = list(distill(teacher, Pack.of(starts(teacher, 2)), Recipe(steps, lr), generators(2), range(steps + 1)))
+        assert [s.diverged_at.tolist() for s in snapshots] == [[-1, -1]] + [[-1, 1]] * steps
+        for s in snapshots:
+            assert (s.students.parameters["weight"].abs() < DIVERGED).all()
+
+
+@pytest.mark.slow
+class TestDisplacement:
+    def measured(self, dim, batch, count, normaliser, antithetic=False, lr=0.02, steps=None):
+        problem = Flat(dim, normaliser=normaliser)
+        steps = round(settling_time(problem) / lr) if steps is None else steps
+        teacher = gaussian(eye(dim))
+        recipe = Recipe(steps, lr, batch, normaliser, antithetic=antithetic)
+        last = final(teacher, Pack.of(starts(teacher, count)), recipe, generators(count))
+        assert (last.diverged_at == -1).all()
+        weight = last.students.parameters["weight"]
+        # A displacement of a student that has not grown would say nothing.
+        assert (weight.square().sum((1, 2)) / dim > 0.9).all()
+        return polar_displacement(weight).mean().item()
+
+    @pytest.mark.parametrize(
+        ("dim", "batch", "count", "tolerance"), [(8, 64, 16, 0.08), (32, 256, 4, 0.08)]
+    )
+    def test_is_the_predicted_one(self, dim, batch, count, tolerance):
+        measured = self.measured(dim, batch, count, "per-sample")
+        assert measured == pytest.approx(displacement(Flat(dim), 0.02, batch), abs=tolerance)
+
+    def test_antithetic_noise_removes_it(self, dim=16, batch=64, count=4, ratio=0.02):
+        """With +eps and -eps at one level the part of the gradient that turns the gauge cancels at first order."""
+        ordinary, paired = (self.measured(dim, batch, count, "off", a, steps=3000) for a in (False, True))
+        assert ordinary > 0.2
+        assert paired < ratio * ordinary
+
+
+class TestDrawNoise:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("antithetic", [False, True])
+    def test_shapes_and_precision(self, antithetic, dtype):
+        z, eps, uniform = draw_noise(generators(3), 6, 4, antithetic, dtype)
+        assert z.shape == eps.shape == (3, 6, 4)
+        assert uniform.shape == (3, 6)
+        assert z.dtype == eps.dtype == uniform.dtype == dtype
+        assert ((uniform >= 0) & (uniform < 1)).all()
+
+    def test_antithetic_pairs(self):
+        z, eps, uniform = draw_noise(generators(3), 6, 4, True, torch.float64)
+        assert torch.equal(z[:, :3], z[:, 3:])
+        assert torch.equal(eps[:, :3], -eps[:, 3:])
+        assert torch.equal(uniform[:, :3], uniform[:, 3:])
+        assert len(z[:, :3].flatten().unique()) == 36
+        assert eps.abs().min() > 0
+
+    @pytest.mark.parametrize("antithetic", [False, True])
+    def test_a_students_numbers_are_its_generators(self, antithetic):
+        """Also over several draws: a pack must not advance anyone's generator but by that student's own numbers."""
+        together, alone = generators(5), generators(5)
+        for _ in range(3):
+            packed = draw_noise(together, 6, 4, antithetic, torch.float64)
+            for i in (4, 0, 2):
+                single = draw_noise([alone[i]], 6, 4, antithetic, torch.float64)
+                for a, b in zip(packed, single, strict=True):
+                    assert torch.equal(a[i], b[0])
+
+    def test_distributions(self, p_value=1e-3):
+        from scipy.stats import kstest, pearsonr
+
+        z, eps, uniform = (t.flatten().numpy() for t in draw_noise(generators(4), 500, 5, False, torch.float64))
+        assert kstest(z, "norm").pvalue > p_value
+        assert kstest(eps, "norm").pvalue > p_value
+        assert kstest(uniform, "uniform").pvalue > p_value
+        assert pearsonr(z, eps).pvalue > p_value
+
+
+class TestLogSpaced:
+    @pytest.mark.parametrize(
+        ("steps", "per_octave", "want"),
+        [
+            (0, 1, (0,)),
+            (1, 1, (0, 1)),
+            (2, 1, (0, 1, 2)),
+            (8, 1, (0, 1, 2, 4, 8)),
+            (10, 1, (0, 1, 2, 4, 8, 10)),
+            (10, 2, (0, 1, 2, 3, 4, 6, 8, 10)),
+        ],
+    )
+    def test_by_hand(self, steps, per_octave, want):
+        assert log_spaced(steps, per_octave) == want
+
+
+class TestLoop:
+    def problem(self, dim=3, count=2, **changes):
+        teacher = gaussian(power_law(dim))
+        recipe = Recipe(**({"steps": 6, "lr": 0.02, "batch": 8} | changes))
+        return teacher, Pack.of(starts(teacher, count)), recipe, generators(count)
+
+    def test_default_checkpoints(self):
+        assert [s.step for s in distill(*self.problem(steps=10))] == list(log_spaced(10))
+
+    def test_asked_checkpoints(self):
+        assert [s.step for s in distill(*self.problem(), checkpoints=[3, 0, 5])] == [0, 3, 5]
+
+    def test_looking_changes_nothing(self):
+        ends = [
+            list(distill(*self.problem(), checkpoints=marks))[-1].students.parameters["weight"]
+            for marks in ([6], range(7), [1, 6])
+        ]
+        assert torch.equal(ends[0], ends[1])
+        assert torch.equal(ends[0], ends[2])
+
+    def test_the_start_is_yielded_and_kept(self):
+        teacher, pack, recipe, sources = self.problem()
+        weight = pack.parameters["weight"]
+        copy = weight.clone()
+        snapshots = list(distill(teacher, pack, recipe, sources))
+        assert torch.equal(snapshots[0].students.parameters["weight"], copy)
+        assert torch.equal(weight, copy)
+        assert not weight.requires_grad
+        values = [s.students.parameters["weight"].detach() for s in snapshots]
+        assert len({v.sum().item() for v in values}) == len(values), "a later update must not show in a snapshot"
+
+    def test_the_global_generator_is_untouched(self):
+        before = torch.random.get_rng_state()
+        list(distill(*self.problem()))
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_generators_are_advanced_by_as_much_as_was_drawn(self):
+        teacher, pack, recipe, sources = self.problem()
+        list(distill(teacher, pack, recipe, sources))
+        reference = generators(2)
+        for _ in range(recipe.steps):
+            draw_noise(reference, recipe.batch, teacher.dim, False, torch.float64)
+        for a, b in zip(sources, reference, strict=True):
+            assert torch.equal(a.get_state(), b.get_state())
+
+    def test_reruns_are_identical(self):
+        first, second = (list(distill(*self.problem()))[-1].students.parameters["weight"] for _ in range(2))
+        assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("dim", [2, 4, 8])
+    def test_mean_reduction_is_a_learning_rate(self, dim, tolerance=1e-13):
+        """dim times smaller; the dimensions are powers of two."""
+        summed, averaged = (
+            list(distill(*self.problem(dim, lr=lr, reduction=reduction)))[-1].students.parameters["weight"]
+            for lr, reduction in ((0.01, "sum"), (0.01 * dim, "mean"))
+        )
+        torch.testing.assert_close(summed, averaged, rtol=tolerance, atol=tolerance)
+
+    def test_bias_follows_the_teachers_mean(self, dim=3):
+        mean = normal(dim, seed=8)
+        teacher = gaussian(eye(dim), mean)
+        student = LinearStudent(0.5 * eye(dim), torch.zeros(dim, dtype=torch.float64))
+        recipe = Recipe(400, 0.1, 256, "off")
+        last = final(teacher, Pack.of([student]), recipe, generators(1)).students.parameters
+        torch.testing.assert_close(last["bias"][0], mean, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": -1}, r"steps must be >= 0, got -1"),
+        ({"batch": 0}, r"batch must be >= 1, got 0"),
+        ({"batch": 7, "antithetic": True}, r"batch must be even with antithetic noise, got 7"),
+        *[({"lr": bad}, rf"lr must be > 0, got {bad}") for bad in (0.0, -0.1, math.nan)],
+        ({"lr": torch.tensor([0.1, 0.0])}, r"lr must be > 0, got tensor\(\[0\.1"),
+        ({"normaliser": "none"}, r"normaliser must be one of per-sample, batch, off, got 'none'"),
+        ({"reduction": "max"}, r"reduction must be one of sum, mean, got 'max'"),
+    ],
+)
+def test_bad_recipes(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**({"steps": 1, "lr": 0.1} | change))
+
+
+def test_bad_steps_of_checkpoints():
+    with pytest.raises(ValueError, match=r"steps must be >= 0, got -1"):
+        log_spaced(-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generators": generators(3)}, r"generators must be one per student \(2\), got 3"),
+        ({"generators": generators(1) * 2}, r"generators must be distinct"),
+        ({"recipe": Recipe(1, torch.tensor([0.1, 0.2, 0.3]))}, r"lr must be .* shape \(2,\), got \(3,\)"),
+        ({"teachers": GaussianMixture.stack([gaussian(eye(2))] * 3)}, r"teachers must be one or one per student \(2\), got 3"),
+    ],
+)
+def test_bad_packs(change, message):
+    students = Pack.of([LinearStudent(eye(2))] * 2)
+    arguments = {"teachers": gaussian(eye(2)), "students": students, "recipe": Recipe(1, 0.1), "generators": generators(2)}
+    with pytest.raises(ValueError, match=message):
+        next(distill(**(arguments | change)))
+
+
+def test_students_of_unknown_law():
+    students = Pack.of([torch.nn.Linear(2, 2, dtype=torch.float64)])
+    with pytest.raises(TypeError, match="needs a linear student, got Linear"):
+        next(distill(gaussian(eye(2)), students, Recipe(1, 0.1), generators(1)))

@@ -1,0 +1,172 @@
+"""Starts: a uniform rotation, the best linear denoiser, and what each kind makes of the two."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import kstest
+
+from sandbox.student.initialise import STARTS, haar_rotation, linear_start, one_step_denoiser
+from sandbox.teacher.covariance import Diagonal, Full, Isotropic
+from sandbox.teacher.mixture import GaussianMixture
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def gaussian(dim, mean_scale=0.0, dtype=torch.float64):
+    root = normal(dim, dim, seed=dim)
+    covariance = root @ root.mT / dim + 0.1 * torch.eye(dim, dtype=torch.float64)
+    return GaussianMixture([1.0], (mean_scale * normal(1, dim, seed=7)).to(dtype), Full(covariance[None].to(dtype)))
+
+
+def bimodal(dim):
+    means = normal(2, dim, seed=3)
+    return GaussianMixture([0.3, 0.7], means, Isotropic(torch.tensor([0.2, 0.5], dtype=torch.float64)))
+
+
+class TestHaarRotation:
+    @pytest.mark.parametrize("dim", [1, 2, 3, 8, 64])
+    def test_is_a_rotation(self, dim, tolerance=1e-13):
+        for seed in range(6):
+            R = haar_rotation(dim, generator(seed))
+            assert R.dtype == torch.float64
+            eye = torch.eye(dim, dtype=torch.float64)
+            torch.testing.assert_close(R @ R.mT, eye, rtol=0, atol=tolerance)
+            assert torch.linalg.det(R).item() == pytest.approx(1, abs=tolerance)
+
+    def test_the_only_rotation_of_a_line_is_the_identity(self):
+        assert {haar_rotation(1, generator(seed)).item() for seed in range(10)} == {1.0}
+
+    @pytest.mark.parametrize("dim", [2, 3, 5])
+    def test_moments(self, dim, draws=4000, standard_errors=4.5):
+        """E R = 0, E R_ij^2 = 1/d, E (tr R)^2 = 1 (2 at d = 2): what QR without its sign fix gets wrong."""
+        g = generator(1)
+        R = torch.stack([haar_rotation(dim, g) for _ in range(draws)])
+        trace = torch.diagonal(R, dim1=-2, dim2=-1).sum(-1)
+        second = 2.0 if dim == 2 else 1.0
+        for sample, want in ((R, 0.0), (R.square(), 1 / dim), (trace, 0.0), (trace.square(), second)):
+            error = sample.std(0) / math.sqrt(draws)
+            assert ((sample.mean(0) - want).abs() <= standard_errors * error).all()
+
+    def test_angles_of_the_plane_are_uniform(self, draws=4000, p_value=1e-3):
+        g = generator(2)
+        R = torch.stack([haar_rotation(2, g) for _ in range(draws)])
+        angle = torch.atan2(R[:, 1, 0], R[:, 0, 0]) / (2 * math.pi) + 0.5
+        assert kstest(angle.numpy(), "uniform").pvalue > p_value
+
+    def test_uses_its_generator_alone(self):
+        before = torch.random.get_rng_state()
+        first, second = haar_rotation(4, generator(3)), haar_rotation(4, generator(3))
+        assert torch.equal(first, second)
+        assert not torch.equal(first, haar_rotation(4, generator(4)))
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class TestOneStepDenoiser:
+    @pytest.mark.parametrize("sigma", [0.3, 2.5, 80.0])
+    @pytest.mark.parametrize("mean_scale", [0.0, 3.0])
+    @pytest.mark.parametrize("dim", [1, 2, 8])
+    def test_is_the_denoiser_of_a_gaussian(self, dim, mean_scale, sigma, tolerance=1e-12):
+        teacher = gaussian(dim, mean_scale)
+        A, b = one_step_denoiser(teacher, sigma)
+        z = normal(20, dim, seed=1)
+        torch.testing.assert_close(z @ A.mT + b, teacher.denoise(sigma * z, sigma), rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("sigma", [0.5, 80.0])
+    def test_singular_values(self, sigma, tolerance=1e-13):
+        lam = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64)
+        teacher = GaussianMixture([1.0], torch.zeros(1, 4, dtype=torch.float64), Diagonal(lam[None]))
+        A, b = one_step_denoiser(teacher, sigma)
+        torch.testing.assert_close(A, torch.diag(sigma * lam / (lam + sigma**2)), rtol=tolerance, atol=1e-18)
+        assert torch.equal(b, torch.zeros(4, dtype=torch.float64))
+
+    @pytest.mark.parametrize("sigma", [0.5, 3.0])
+    def test_is_the_best_linear_fit_for_a_mixture(self, sigma, dim=3, n=40_000, standard_errors=4.5):
+        """Regression of clean on noised samples; its normal equations hold at (A, b) up to sampling error."""
+        teacher = bimodal(dim)
+        A, b = one_step_denoiser(teacher, sigma)
+        x = teacher.sample(n, generator(5))
+        noised = x + sigma * normal(n, dim, seed=6)
+        residual = x - noised @ A.mT / sigma - b
+        for equation in (residual, (residual[:, :, None] * noised[:, None, :]).flatten(1)):
+            error = equation.std(0) / math.sqrt(n)
+            assert (equation.mean(0).abs() <= standard_errors * error).all()
+
+    def test_is_a_brenier_map(self, tolerance=1e-14):
+        A, _ = one_step_denoiser(bimodal(4), 1.0)
+        torch.testing.assert_close(A, A.mT, rtol=0, atol=tolerance)
+        assert (torch.linalg.eigvalsh(A) > 0).all()
+
+    def test_in_double_precision_whatever_the_teachers(self):
+        A, b = one_step_denoiser(gaussian(3, 1.0, torch.float32), 2.0)
+        assert A.dtype == b.dtype == torch.float64
+
+
+class TestLinearStart:
+    def test_teacher(self):
+        teacher = gaussian(5, 2.0)
+        A, b = one_step_denoiser(teacher, 80.0)
+        student, R = linear_start("teacher", teacher, 80.0, generator(), bias=True)
+        assert torch.equal(student.weight, A)
+        assert torch.equal(student.bias, b)
+        assert torch.equal(R, torch.eye(5, dtype=torch.float64))
+
+    @pytest.mark.parametrize("dim", [1, 2, 8])
+    def test_rotated_has_the_teachers_law_and_another_pairing(self, dim, tolerance=1e-14):
+        teacher = gaussian(dim, 2.0)
+        A, b = one_step_denoiser(teacher, 80.0)
+        student, R = linear_start("rotated", teacher, 80.0, generator(3), bias=True)
+        W = student.weight.detach()
+        assert torch.equal(W, A @ R)
+        torch.testing.assert_close(W @ W.mT, A @ A.mT, rtol=0, atol=tolerance)
+        assert torch.equal(student.bias, b)
+        assert torch.equal(R, haar_rotation(dim, generator(3)))
+        assert torch.equal(W, A) == (dim == 1)
+
+    @pytest.mark.parametrize("scale", [0.1, 0.5])
+    def test_random(self, scale, dim=64, standard_errors=4.5):
+        student, R = linear_start("random", gaussian(dim, 2.0), 80.0, generator(4), scale=scale, bias=True)
+        W = student.weight.detach() / scale
+        assert abs(W.mean().item()) <= standard_errors / dim
+        assert abs(W.square().mean().item() - 1) <= standard_errors * math.sqrt(2) / dim
+        assert abs((W.mT @ W / dim - torch.eye(dim)).mean().item()) <= standard_errors / dim**1.5
+        assert student.bias.abs().max() == 0
+        assert torch.equal(R, torch.eye(dim, dtype=torch.float64))
+
+    def test_random_knows_nothing_of_the_teacher(self):
+        starts = [linear_start("random", t, 80.0, generator(4))[0].weight for t in (gaussian(3), bimodal(3))]
+        assert torch.equal(*starts)
+
+    @pytest.mark.parametrize("kind", STARTS)
+    def test_no_bias_unless_asked(self, kind):
+        assert linear_start(kind, gaussian(3, 1.0), 80.0, generator())[0].bias is None
+
+    @pytest.mark.parametrize("kind", STARTS)
+    def test_leaves_the_global_generator_alone(self, kind):
+        before = torch.random.get_rng_state()
+        linear_start(kind, gaussian(3), 80.0, generator())
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "haar"}, r"start must be one of teacher, rotated, random, got 'haar'"),
+        *[
+            ({"kind": kind, "sigma_init": bad}, rf"sigma_init must be > 0, got {bad}")
+            for kind in STARTS
+            for bad in (0.0, -1.0, math.nan)
+        ],
+        *[({"kind": "random", "scale": bad}, rf"scale must be > 0, got {bad}") for bad in (0.0, -0.1, math.nan)],
+    ],
+)
+def test_bad_input_names_the_argument_and_the_value(change, message):
+    arguments = {"kind": "teacher", "teacher": gaussian(2), "sigma_init": 80.0, "generator": generator()} | change
+    with pytest.raises(ValueError, match=message):
+        linear_start(**arguments)
