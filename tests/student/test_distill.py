@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import kstest, pearsonr
 
 from sandbox.measure.gauge import polar_displacement, polar_factor
 from sandbox.student import distill as loop
@@ -76,9 +77,8 @@ class TestNoiselessLimit:
         assert polar_displacement(A).item() <= tolerance
 
     @pytest.mark.parametrize("dim", [2, 8])
-    def test_any_start_keeps_its_own_pairing(self, dim, rate=0.02, steps=3000, tolerance=0.02):
-        """Steps small enough for the flow, along which A^T dA/dt is symmetric. For a law that commutes with the
-        teacher's, that means that the polar factor does not move."""
+    def test_any_start_keeps_its_own_pairing(self, dim, rate=1.0, steps=80, tolerance=1e-3):
+        """A law that commutes with the teacher's goes on doing so, and then the polar factor does not move."""
         rotation = haar_rotation(dim, torch.Generator().manual_seed(4))
         A = torch.diag(torch.linspace(0.1, 0.4, dim, dtype=torch.float64)) @ rotation
         for _ in range(steps):
@@ -138,7 +138,7 @@ def test_a_rotated_start_is_the_teachers_start_with_relabelled_noise(
     monkeypatch.setattr(loop, "draw_noise", relabelled)
     pack = Pack.of(starts(teacher, count))
     plain = final(teacher, pack, recipe, generators(count)).students.parameters["weight"]
-    assert (plain - pack.parameters["weight"]).abs().max() > 0.1, "the students must have moved"
+    assert (plain - pack.parameters["weight"]).abs().max() > 0.01, "the students must have moved"
     torch.testing.assert_close(rotated, plain @ rotations, rtol=0, atol=tolerance)
 
 
@@ -157,7 +157,7 @@ class TestPack:
     @pytest.mark.parametrize("dim", [1, 2, 5, 8, 17, 32])
     def test_of_sixteen_equals_packs_of_one(self, dim, normaliser, antithetic, bias, count=16, steps=6):
         teacher = gaussian(power_law(dim), normal(dim, seed=8) if bias else None)
-        # batches of one step differ in size from the kernels' blocks on purpose
+        # 14 is no multiple of the kernels' blocks, on purpose
         recipe = Recipe(steps, 0.02, 14, normaliser, antithetic=antithetic)
         students = starts(teacher, count, "rotated", bias)
         together = self.ends(teacher, students, recipe, range(count))
@@ -168,15 +168,19 @@ class TestPack:
                 assert torch.equal(together[name][i], value[0]), (name, i)
 
     @pytest.mark.parametrize("dim", [2, 17])
-    def test_with_learning_rates_and_teachers_of_their_own(self, dim, count=16, steps=6):
+    def test_with_learning_rates_and_teachers_of_their_own(self, dim, count=16, steps=6, rounding=1e-11):
         teachers = [gaussian(power_law(dim, 0.2 * (i + 1), seed=i), normal(dim, seed=i)) for i in range(count)]
         students = [linear_start("teacher", t, 80.0, torch.Generator(), bias=True)[0] for t in teachers]
         lr = torch.logspace(-3, -1, count, dtype=torch.float64)
         together = self.ends(GaussianMixture.stack(teachers), students, Recipe(steps, lr, 14), range(count))
         for i in (0, 7, 15):
-            alone = self.ends(teachers[i], [students[i]], Recipe(steps, lr[i].item(), 14), [i])
+            single, seeds = GaussianMixture.stack([teachers[i]]), [i]
+            alone = self.ends(single, [students[i]], Recipe(steps, lr[i].item(), 14), seeds)
+            # a teacher without a pack axis goes through other matrix products, that agree to rounding only
+            shared = self.ends(teachers[i], [students[i]], Recipe(steps, lr[i].item(), 14), seeds)
             for name, value in alone.items():
                 assert torch.equal(together[name][i], value[0]), (name, i)
+                torch.testing.assert_close(shared[name][0], value[0], rtol=rounding, atol=rounding)
         # the axis must be read: with the teachers shifted by one, the ends are others
         shifted = GaussianMixture.stack(teachers[1:] + teachers[:1])
         assert not torch.equal(
@@ -238,9 +242,7 @@ class TestDisplacement:
         assert (weight.square().sum((1, 2)) / dim > 0.9).all()
         return polar_displacement(weight).mean().item()
 
-    @pytest.mark.parametrize(
-        ("dim", "batch", "count", "tolerance"), [(8, 64, 16, 0.08), (32, 256, 4, 0.08)]
-    )
+    @pytest.mark.parametrize(("dim", "batch", "count", "tolerance"), [(8, 64, 16, 0.08), (32, 256, 4, 0.08)])
     def test_is_the_predicted_one(self, dim, batch, count, tolerance):
         measured = self.measured(dim, batch, count, "per-sample")
         assert measured == pytest.approx(displacement(Flat(dim), 0.02, batch), abs=tolerance)
@@ -282,8 +284,6 @@ class TestDrawNoise:
                     assert torch.equal(a[i], b[0])
 
     def test_distributions(self, p_value=1e-3):
-        from scipy.stats import kstest, pearsonr
-
         z, eps, uniform = (t.flatten().numpy() for t in draw_noise(generators(4), 500, 5, False, torch.float64))
         assert kstest(z, "norm").pvalue > p_value
         assert kstest(eps, "norm").pvalue > p_value
