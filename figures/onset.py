@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import gated
+from sandbox.lab.table import comparable, gated
 from sandbox.measure.onset import onset
 
 NEEDS = "dimension"
@@ -15,7 +15,7 @@ CAPTION = (
     "its pairs are independent of the teacher's). Teacher N(0, I), DMD with the exact fake score and DMD2's per-sample normaliser, plain "
     "gradient descent. One dot per student; line and band: mean and 95 % bootstrap interval over seeds; hollow: failed the law gate. "
     "Grey: 95 % range of the shuffled-pair null. Thin black: F_d(Xi), no fitted constant; none at d = 1, where the normaliser's mean drift is "
-    "infinite (shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval. Panels differ only in learning rate and batch."
+    "infinite (shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval (shaded dimensions left out). Panels differ only in learning rate and batch."
 )
 
 PANELS = (
@@ -26,7 +26,7 @@ PANELS = (
 
 
 def columns(table: pd.DataFrame) -> list[str]:
-    return ["arm", "key", "status", "dim", "seed", "start", "student", "lr", "batch", "law_passes", "displacement",
+    return ["arm", "key", "status", "dim", "seed", "start", "student", "normaliser", "lr", "batch", "law_passes", "displacement",
             "displacement_null", "displacement_low", "displacement_high", "gauge_polar", "predicted_displacement", "xi"]
 
 
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame) -> Figure:
             if start == "teacher":
                 theory = mine.groupby("dim")["predicted_displacement"].first().dropna()
                 ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, zorder=5)
-                _crossing(ax, gated(mine))
+                _crossing(ax, comparable(mine))
     axes[0].set_ylim(-0.08, 2.12)
     axes[0].set_yticks([0, 0.5, 1, 1.5, 2])
     axes[0].set_ylabel("displacement $\\rho$")

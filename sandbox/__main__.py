@@ -139,7 +139,8 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     total, done = int(summary["of"].sum()), int(summary["students"].sum())
     gate = tables.gated(table) if len(table) else table
     print(f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the analytic teacher's map "
-          "(real score: analytic).\nOnset: where the mean displacement of the students that pass passes 1/2; d* predicted has no fitted constant.")
+          "(real score: analytic).\nOnset: where the mean displacement of the students that pass passes 1/2 (d <= 2 left out where the per-sample "
+          "normaliser is heavy-tailed); d* predicted has no fitted constant.")
 
 
 def _run(command: Run) -> int:

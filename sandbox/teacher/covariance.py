@@ -23,7 +23,7 @@ ROUNDING = 1e-10
 
 
 def _as_float(values, name: str) -> Tensor:
-    tensor = torch.as_tensor(values)
+    tensor = torch.as_tensor(values) if hasattr(values, "dtype") else torch.as_tensor(values, dtype=torch.float64)
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if not torch.isfinite(tensor).all():
@@ -77,6 +77,12 @@ class Covariance(ABC):
         for name in covariances[0].fields:
             setattr(other, name, torch.stack([getattr(c, name) for c in covariances]))
         return other
+
+    def quadratic(self, phi: SpectralFunction, k: int | slice, delta: Tensor) -> Tensor:
+        """delta^T phi(Sigma_k) delta as a sum of squares, (*E, n); phi and delta as in `apply`.
+
+        Not delta . (phi(Sigma_k) delta) where the basis mixes large and small eigenvalues: that product cancels."""
+        return (delta * self.apply(phi, k, delta)).sum(-1)
 
     def dense(self, k: int, dim: int) -> Tensor:
         """Sigma_k as a matrix, (*E, d, d)."""
@@ -169,6 +175,12 @@ class LowRank(Covariance):
         rest = phi(floor)
         return rest * delta + ((phi(lam) - rest) * (delta @ U)) @ U.mT
 
+    def quadratic(self, phi, k, delta):
+        U, lam, floor = self._of(k)
+        along = delta @ U
+        across = (delta - along @ U.mT).square().sum(-1, keepdim=True)
+        return (phi(lam) * along.square()).sum(-1) + (phi(floor) * across).squeeze(-1)
+
     def trace(self, phi, k, dim):
         U, lam, floor = self._of(k)
         return phi(lam).sum(-1) + (dim - U.shape[-1]) * phi(floor).squeeze(-1)
@@ -217,6 +229,10 @@ class Full(Covariance):
     def apply(self, phi, k, delta):
         Q, lam = self._of(k)
         return (phi(lam) * (delta @ Q)) @ Q.mT
+
+    def quadratic(self, phi, k, delta):
+        Q, lam = self._of(k)
+        return (phi(lam) * (delta @ Q).square()).sum(-1)
 
     def trace(self, phi, k, dim):
         return phi(self._of(k)[1]).sum(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 
@@ -11,8 +12,13 @@ from sandbox.teacher.mixture import GaussianMixture
 
 
 def _check_dim(dim: int) -> None:
-    if isinstance(dim, bool) or dim != int(dim) or dim < 1:
-        raise ValueError(f"dim must be an integer >= 1, got {dim}")
+    _check_count(dim=dim)
+
+
+def _check_count(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value}")
 
 
 def _check_positive(**values: float) -> None:
@@ -46,7 +52,8 @@ def ring(dim: int, modes: int = 8, radius: float = 3.0, std: float = 0.3) -> Gau
 
     Raises ValueError if dim < 1, modes < 1, radius <= 0 or std <= 0."""
     _check_dim(dim)
-    _check_positive(modes=modes, radius=radius, std=std)
+    _check_count(modes=modes)
+    _check_positive(radius=radius, std=std)
     if dim == 1:
         means = torch.tensor([[-radius], [radius]], dtype=torch.float64)
     else:
@@ -65,7 +72,8 @@ def random(dim: int, modes: int = 8, separation: float = 1.0, std: float = 0.3, 
 
     Raises ValueError if dim < 1, modes < 1, separation <= 0 or std <= 0."""
     _check_dim(dim)
-    _check_positive(modes=modes, separation=separation, std=std)
+    _check_count(modes=modes)
+    _check_positive(separation=separation, std=std)
     generator = torch.Generator().manual_seed(seed)
     # One draw per coordinate: a single draw of (modes, dim) would change every mean with dim.
     columns = [torch.randn(modes, generator=generator, dtype=torch.float64) for _ in range(dim)]

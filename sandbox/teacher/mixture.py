@@ -44,7 +44,7 @@ class GaussianMixture:
     """
 
     def __init__(self, weights, means, covariance: Covariance):
-        means = torch.as_tensor(means)
+        means = torch.as_tensor(means) if hasattr(means, "dtype") else torch.as_tensor(means, dtype=torch.float64)
         means = means if means.is_floating_point() else means.to(torch.float64)
         weights = torch.as_tensor(weights, dtype=torch.float64, device=means.device)
         if means.ndim < 2:
@@ -169,9 +169,9 @@ class GaussianMixture:
         terms = []
         for ks in self._groups(x):
             delta = x[..., None, :, :] - self._means64[..., ks, None, :]
-            solved = self._covariance64.apply(lambda lam: 1 / (lam + s2), ks, delta)
+            square = self._covariance64.quadratic(lambda lam: 1 / (lam + s2), ks, delta)
             logdet = self._covariance64.trace(lambda lam: torch.log(lam + s2), ks, self.dim)
-            terms.append(-0.5 * ((delta * solved).sum(-1) + logdet))
+            terms.append(-0.5 * (square + logdet))
         joint = torch.cat(terms, -2) + torch.log(self.weights)[..., None]
         return joint - 0.5 * self.dim * math.log(2 * math.pi)
 

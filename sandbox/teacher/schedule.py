@@ -13,7 +13,7 @@ from torch import Tensor
 def _check_range(sigma_min: float, sigma_max: float) -> None:
     if not sigma_min > 0:
         raise ValueError(f"sigma_min must be > 0, got {sigma_min}")
-    if not sigma_max > sigma_min:
+    if not sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_max must be > sigma_min = {sigma_min}, got {sigma_max}")
 
 

@@ -204,7 +204,7 @@ def test_mode_and_split_displacements_add_up(spectrum, leading):
         assert first == pytest.approx(whole, rel=1e-10)
         assert math.isnan(rest)
         return
-    # A spectrum without a gap leaves the choice of leading eigenvectors open: only the parts' common bounds are defined.
+    # A spectrum without a gap leaves the choice of leading eigenvectors open: only bounds on the parts are defined.
     if spectrum[leading - 1] > spectrum[leading]:
         parts = [(weight * rho)[part].sum() / weight[part].sum() for part in (slice(leading), slice(leading, None))]
         assert [first, rest] == pytest.approx([part.item() for part in parts], rel=1e-8)
@@ -246,7 +246,8 @@ def test_progress_reads_every_student_of_a_pack():
     found = progress(students, t)
     for i, s in enumerate(students):
         assert found["displacement"][i].item() == pytest.approx(displacement(s, t, rng()).value, abs=1e-12)
-        assert found["correlation_distance"][i].item() == pytest.approx(correlation_distance(s, t, rng()).value, abs=1e-12)
+        want = correlation_distance(s, t, rng()).value
+        assert found["correlation_distance"][i].item() == pytest.approx(want, abs=1e-12)
     assert found["scale"][:2].tolist() == pytest.approx([1.0, 0.01], rel=1e-12)
     with pytest.raises(ValueError, match=r"\(E, 192, 3\).*\(192, 3\)"):
         progress(t, t)

@@ -14,7 +14,8 @@ PAIRED = ("displacement", "correlation_distance", "inefficiency", "retrieval", "
 PLAIN = {
     "displacement_leading", "displacement_rest", "sliced_w2", "sliced_w2_null", "mass_ratio_low", "mass_ratio_high",
     "variance_ratio_low", "variance_ratio_high", "law_passes",
-    *(f"{who}_{rank}" for who in ("student", "teacher") for rank in ("effective_rank", "stable_rank", "participation_ratio")),
+    *(f"{who}_{rank}" for who in ("student", "teacher")
+      for rank in ("effective_rank", "stable_rank", "participation_ratio")),
 }
 
 
@@ -59,7 +60,7 @@ def test_a_teacher_with_modes_also_reads_their_agreement():
 
 
 def test_what_is_at_hand_is_not_computed_again():
-    teacher, z = ring(2), normals(64, 2)
+    teacher, z = gaussian(2, exponent=1.0), normals(64, 2)
     whole = measurements(copy_of(teacher), teacher, z)
     again = measurements(copy_of(teacher), teacher, z, reference=teacher_map(teacher, z))
     assert whole == again

@@ -32,7 +32,8 @@ def bimodal(dim):
 
 class TestHaarRotation:
     @pytest.mark.parametrize("dim", [1, 2, 3, 8, 64])
-    def test_is_a_rotation(self, dim, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_is_a_rotation(self, dim, tolerance):
         for seed in range(6):
             R = haar_rotation(dim, generator(seed))
             assert R.dtype == torch.float64
@@ -44,7 +45,8 @@ class TestHaarRotation:
         assert {haar_rotation(1, generator(seed)).item() for seed in range(10)} == {1.0}
 
     @pytest.mark.parametrize("dim", [2, 3, 5])
-    def test_moments(self, dim, draws=4000, standard_errors=4.5):
+    @pytest.mark.parametrize(("draws", "standard_errors"), [(4000, 4.5)])
+    def test_moments(self, dim, draws, standard_errors):
         """E R = 0, E R_ij^2 = 1/d, E (tr R)^2 = 1 (2 at d = 2): what QR without its sign fix gets wrong."""
         g = generator(1)
         R = torch.stack([haar_rotation(dim, g) for _ in range(draws)])
@@ -54,7 +56,8 @@ class TestHaarRotation:
             error = sample.std(0) / math.sqrt(draws)
             assert ((sample.mean(0) - want).abs() <= standard_errors * error).all()
 
-    def test_angles_of_the_plane_are_uniform(self, draws=4000, p_value=1e-3):
+    @pytest.mark.parametrize(("draws", "p_value"), [(4000, 1e-3)])
+    def test_angles_of_the_plane_are_uniform(self, draws, p_value):
         g = generator(2)
         R = torch.stack([haar_rotation(2, g) for _ in range(draws)])
         angle = torch.atan2(R[:, 1, 0], R[:, 0, 0]) / (2 * math.pi) + 0.5
@@ -72,14 +75,16 @@ class TestOneStepDenoiser:
     @pytest.mark.parametrize("sigma", [0.3, 2.5, 80.0])
     @pytest.mark.parametrize("mean_scale", [0.0, 3.0])
     @pytest.mark.parametrize("dim", [1, 2, 8])
-    def test_is_the_denoiser_of_a_gaussian(self, dim, mean_scale, sigma, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_is_the_denoiser_of_a_gaussian(self, dim, mean_scale, sigma, tolerance):
         teacher = gaussian(dim, mean_scale)
         A, b = one_step_denoiser(teacher, sigma)
         z = normal(20, dim, seed=1)
         torch.testing.assert_close(z @ A.mT + b, teacher.denoise(sigma * z, sigma), rtol=tolerance, atol=tolerance)
 
     @pytest.mark.parametrize("sigma", [0.5, 80.0])
-    def test_singular_values(self, sigma, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_singular_values(self, sigma, tolerance):
         lam = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64)
         teacher = GaussianMixture([1.0], torch.zeros(1, 4, dtype=torch.float64), Diagonal(lam[None]))
         A, b = one_step_denoiser(teacher, sigma)
@@ -87,7 +92,8 @@ class TestOneStepDenoiser:
         assert torch.equal(b, torch.zeros(4, dtype=torch.float64))
 
     @pytest.mark.parametrize("sigma", [0.5, 3.0])
-    def test_is_the_best_linear_fit_for_a_mixture(self, sigma, dim=3, n=40_000, standard_errors=4.5):
+    @pytest.mark.parametrize(("dim", "n", "standard_errors"), [(3, 40_000, 4.5)])
+    def test_is_the_best_linear_fit_for_a_mixture(self, sigma, dim, n, standard_errors):
         """Regression of clean on noised samples; its normal equations hold at (A, b) up to sampling error."""
         teacher = bimodal(dim)
         A, b = one_step_denoiser(teacher, sigma)
@@ -98,7 +104,8 @@ class TestOneStepDenoiser:
             error = equation.std(0) / math.sqrt(n)
             assert (equation.mean(0).abs() <= standard_errors * error).all()
 
-    def test_is_a_brenier_map(self, tolerance=1e-14):
+    @pytest.mark.parametrize("tolerance", [1e-14])
+    def test_is_a_brenier_map(self, tolerance):
         A, _ = one_step_denoiser(bimodal(4), 1.0)
         torch.testing.assert_close(A, A.mT, rtol=0, atol=tolerance)
         assert (torch.linalg.eigvalsh(A) > 0).all()
@@ -118,7 +125,8 @@ class TestLinearStart:
         assert torch.equal(R, torch.eye(5, dtype=torch.float64))
 
     @pytest.mark.parametrize("dim", [1, 2, 8])
-    def test_rotated_has_the_teachers_law_and_another_pairing(self, dim, tolerance=1e-14):
+    @pytest.mark.parametrize("tolerance", [1e-14])
+    def test_rotated_has_the_teachers_law_and_another_pairing(self, dim, tolerance):
         teacher = gaussian(dim, 2.0)
         A, b = one_step_denoiser(teacher, 80.0)
         student, R = linear_start("rotated", teacher, 80.0, generator(3), bias=True)
@@ -130,7 +138,8 @@ class TestLinearStart:
         assert torch.equal(W, A) == (dim == 1)
 
     @pytest.mark.parametrize("scale", [0.1, 0.5])
-    def test_random(self, scale, dim=64, standard_errors=4.5):
+    @pytest.mark.parametrize(("dim", "standard_errors"), [(64, 4.5)])
+    def test_random(self, scale, dim, standard_errors):
         student, R = linear_start("random", gaussian(dim, 2.0), 80.0, generator(4), scale=scale, bias=True)
         W = student.weight.detach() / scale
         assert abs(W.mean().item()) <= standard_errors / dim

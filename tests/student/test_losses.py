@@ -64,7 +64,8 @@ def surrogate_gradient(weight, covariance, sigma, z, eps, normaliser="off", redu
 class TestGradientOfTheDivergence:
     @pytest.mark.parametrize("sigma", SIGMAS)
     @pytest.mark.parametrize("dim", [1, 2, 8])
-    def test_equals_the_kl_gradient_on_a_design_sample(self, dim, sigma, n=64, tolerance=1e-10):
+    @pytest.mark.parametrize(("n", "tolerance"), [(64, 1e-10)])
+    def test_equals_the_kl_gradient_on_a_design_sample(self, dim, sigma, n, tolerance):
         """Value and sign: the gradient is linear in the sample's second moments, which the design has exactly."""
         weight, covariance = random_problem(dim)
         z, eps = design(n, dim)
@@ -75,7 +76,8 @@ class TestGradientOfTheDivergence:
 
     @pytest.mark.parametrize("sigma", SIGMAS[:2])
     @pytest.mark.parametrize("dim", [1, 2, 8])
-    def test_equals_the_kl_gradient_on_average(self, dim, sigma, students=64, n=500, standard_errors=4.5):
+    @pytest.mark.parametrize(("students", "n", "standard_errors"), [(64, 500, 4.5)])
+    def test_equals_the_kl_gradient_on_average(self, dim, sigma, students, n, standard_errors):
         weight, covariance = random_problem(dim)
         z, eps = normal(2, students, n, dim, seed=5)
         got = surrogate_gradient(weight, covariance, sigma, z, eps)
@@ -86,7 +88,8 @@ class TestGradientOfTheDivergence:
         assert error.norm() < 0.5 * want.norm()
 
     @pytest.mark.parametrize("sigma", SIGMAS)
-    def test_vanishes_at_the_teachers_law_for_any_pairing(self, sigma, dim=4, tolerance=1e-12):
+    @pytest.mark.parametrize(("dim", "tolerance"), [(4, 1e-12)])
+    def test_vanishes_at_the_teachers_law_for_any_pairing(self, sigma, dim, tolerance):
         _, covariance = random_problem(dim)
         rotation, _ = torch.linalg.qr(normal(dim, dim, seed=9))
         weight = torch.linalg.cholesky(covariance) @ rotation
@@ -105,7 +108,8 @@ class TestNormalisers:
         torch.testing.assert_close(dmd_direction(x, real, fake, "per-sample"), torch.tensor([[[2.0, 4.0], [2.0, 4.0]]]))
         torch.testing.assert_close(dmd_direction(x, real, fake, "batch"), fake / 2.75)
 
-    def test_by_loops_over_a_pack(self, tolerance=1e-14):
+    @pytest.mark.parametrize("tolerance", [1e-14])
+    def test_by_loops_over_a_pack(self, tolerance):
         x, real, fake = self.points()
         per_sample, batch = (dmd_direction(x, real, fake, n) for n in ("per-sample", "batch"))
         for e in range(x.shape[0]):
@@ -123,7 +127,8 @@ class TestNormalisers:
 
     @pytest.mark.parametrize("scale", [1e-3, 10.0])
     @pytest.mark.parametrize(("normaliser", "power"), [("per-sample", 0), ("batch", 0), ("off", 1)])
-    def test_scaling_of_the_data(self, normaliser, power, scale, tolerance=1e-12):
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_scaling_of_the_data(self, normaliser, power, scale, tolerance):
         """A normalised direction has no units; without a normaliser it has those of the data."""
         x, real, fake = self.points()
         got = dmd_direction(scale * x, scale * real, scale * fake, normaliser)
@@ -139,7 +144,8 @@ class TestNormalisers:
 
 
 class TestReductions:
-    def test_gradient_is_the_direction_over_the_number_of_samples(self, tolerance=1e-15):
+    @pytest.mark.parametrize("tolerance", [1e-15])
+    def test_gradient_is_the_direction_over_the_number_of_samples(self, tolerance):
         x, direction = normal(2, 3, 5, 4, seed=12)
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(dmd_surrogate(x, direction).sum(), x)
@@ -154,7 +160,8 @@ class TestReductions:
         assert total.abs().max() > 0
         torch.testing.assert_close(mean * dim, total, rtol=1e-13, atol=1e-15)
 
-    def test_mean_is_the_published_loss(self, tolerance=1e-14):
+    @pytest.mark.parametrize("tolerance", [1e-14])
+    def test_mean_is_the_published_loss(self, tolerance):
         """0.5 mse(x, stopgrad(x - g)), Yin et al. 2024."""
         x, direction = normal(2, 1, 6, 3, seed=14)
         x.requires_grad_()
