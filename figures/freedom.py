@@ -51,7 +51,7 @@ def _rank(ax, table: pd.DataFrame, dims) -> None:
         teacher = mine.groupby("dim")["teacher_effective_rank"].first()
         ax.plot(teacher.index, teacher, color=style.THEORY, linewidth=0.8, linestyle="-" if arm == FLAT else "--", zorder=5)
     ax.text(10, 22, "flat", ha="right", color="#444444")
-    ax.text(30, 9, "power law", ha="left", va="top", color="#444444")
+    ax.text(64, 11, "power law", ha="right", va="top", color="#444444")
     ax.text(0.03, 0.97, "line: teacher\ndots: students", ha="left", va="top", transform=ax.transAxes, fontsize=7, color="#444444")
 
 

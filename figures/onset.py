@@ -62,8 +62,8 @@ def draw(table: pd.DataFrame) -> Figure:
         (axes[0], 0.97, 0.81, "orange: random start", style.START["random"]),
         (axes[1], 0.97, 0.97, "grey: shuffled pairs (null)", "#666666"),
         (axes[1], 0.97, 0.89, "hollow: failed the law gate", "#444444"),
-        (axes[2], 0.97, 0.97, "black: $F_d(\\Xi)$, no fitted constant", style.THEORY),
-        (axes[2], 0.97, 0.89, "shaded: heavy-tailed normaliser", "#444444"),
+        (axes[2], 0.97, 0.86, "black: $F_d(\\Xi)$, no fitted constant", style.THEORY),
+        (axes[2], 0.97, 0.78, "shaded: heavy-tailed normaliser", "#444444"),
     ):
         ax.text(x, y, text, color=color, ha="right", va="top", fontsize=7, transform=ax.transAxes)
     return fig
@@ -85,5 +85,8 @@ def _crossing(ax, table: pd.DataFrame) -> None:
         return
     ax.errorbar(found.at, 0.5, xerr=[[found.at - found.low], [found.high - found.at]], color=style.THEORY, marker="|", markersize=5,
                 linewidth=1.4, zorder=6)
-    ax.annotate(f"copying {found.kind}", (found.at, 0.5), xytext=(0, 14 if found.kind == "begins" else -14),
-                textcoords="offset points", ha="center", va="center", fontsize=7, color=style.THEORY, zorder=6)
+    # Below a rising curve to the right, below a falling one to the left: where neither curve nor dots are.
+    rising = found.kind == "ends"
+    ax.annotate(f"copying {found.kind}\nat $d$ = {found.at:.3g}", (found.at, 0.5), xytext=(8 if rising else -8, -20),
+                textcoords="offset points", ha="left" if rising else "right", va="center", fontsize=7, color=style.THEORY,
+                zorder=6).set_in_layout(False)

@@ -15,8 +15,8 @@ from sandbox.teacher.flow import teacher_map
 
 NEEDS = "dimension"
 CAPTION = (
-    "The noise plane at d = 2, each z coloured by the direction in which it is sent (inset: the data plane's own colours). Lines lead from z (open end) to where "
-    "the map sends it (dot). All four maps have the same law. Left to right: the teacher; of all students that pass the law gate, the teacher-start one of "
+    "The noise plane at d = 2, each z coloured by the direction of the point to which it is sent (hue: direction, as in a, where z stays in place). Lines lead from z (open dot) "
+    "to where the map sends it (full dot). All four maps have the same law. Left to right: the teacher; of all students that pass the law gate, the teacher-start one of "
     "least displacement, the teacher-start one of largest displacement, and the random-start one whose displacement is nearest to 1, the value of independent pairs."
 )
 
