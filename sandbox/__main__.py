@@ -87,6 +87,8 @@ class Run(Where):
 class Status(Where):
     """How far a run is: callable from another shell."""
 
+    axes: Annotated[Axes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Axes)  # type: ignore[valid-type]
+
 
 @dataclasses.dataclass(frozen=True)
 class Table(Where):
@@ -115,7 +117,12 @@ def _sweep(command: Where) -> Sweep:
     given = {f.name: getattr(axes, f.name) for f in AXES if axes is not None and getattr(axes, f.name)}
     kinds = cells._types()
     readers = {bool: _truth, int: int, float: float, str: str}
-    chosen = {name: axis_values(words, readers[kinds[name][0]]) for name, words in given.items()}
+    chosen = {}
+    for name, words in given.items():
+        try:
+            chosen[name] = axis_values(words, readers[kinds[name][0]])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     if not chosen:
         return sweep
     # A field that the user gives as an axis is the user's: no arm or rule of the experiment may set it again.
@@ -144,12 +151,14 @@ def _say_table(sweep: Sweep, store: Store) -> None:
 
 
 def _run(command: Run) -> int:
+    for name, least in (("workers", 0), ("pack", 1)):
+        if getattr(command, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(command, name)}")
     sweep = _sweep(command)
+    Store(command.results, create=False)  # a folder of another schema is refused before the sweep is worked out
     wanted = sweep.cells()
     store = Store(command.results)
     workers = command.workers or available_cores()
-    if command.workers < 0:
-        raise ValueError(f"workers must be >= 0, got {command.workers}")
     started = time.time()
     try:
         failed = run(wanted, store, workers, command.scheduler, command.pack)

@@ -8,6 +8,8 @@ import json
 import math
 import typing
 from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral, Real
 
 from sandbox.student.initialise import STARTS
 from sandbox.student.losses import NORMALISERS, REDUCTIONS
@@ -119,6 +121,7 @@ class Cell:
         return (LogUniform if self.sigma_law == "log-uniform" else KarrasBins)(self.sigma_min, self.sigma_max)
 
 
+@lru_cache(maxsize=1)
 def _types() -> dict[str, tuple[type, bool]]:
     """Each field's plain type, and whether it may be None."""
     kinds = {}
@@ -136,9 +139,9 @@ def _coerced(name: str, value, kind: tuple[type, bool]):
     if wanted is bool or isinstance(value, bool):
         good = wanted is bool and isinstance(value, bool)
     elif wanted is float:
-        good = isinstance(value, (int, float)) and math.isfinite(value)
+        good = isinstance(value, Real) and math.isfinite(value)
     elif wanted is int:
-        good = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        good = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     else:
         good = isinstance(value, wanted)
     if not good:

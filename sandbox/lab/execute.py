@@ -22,6 +22,7 @@ from sandbox.lab.work import train_pack
 
 STATUS_FILE = "status.json"
 WATCH_SECONDS = 0.5
+KEEP_BYTES = 2**28
 
 Outcome = tuple[list[Cell], list | Exception]
 
@@ -51,6 +52,8 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
+    if pack_size < 1:
+        raise ValueError(f"pack must be >= 1, got {pack_size}")
     cells = list(dict.fromkeys(cells))
     todo = store.missing(cells)
     work = packs(todo, pack_size)
@@ -136,10 +139,18 @@ def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) 
     import dask
     from distributed import Client, LocalCluster
 
-    quiet = {"distributed.worker.daemon": True, "distributed.admin.low-level-log-length": 0}
+    settings = {
+        "distributed.worker.daemon": True,
+        # By default workers give freed memory back at once; a training step would then fault its arrays in anew every time, which took
+        # as long as the arithmetic.
+        "distributed.nanny.pre-spawn-environ": {
+            "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES), "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES), "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+        },
+    }
     with (
         tempfile.TemporaryDirectory(prefix="sandbox-") as scratch,
-        dask.config.set(quiet),
+        dask.config.set(settings),
         LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
                      local_directory=scratch, silence_logs=50, memory_limit=0) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -113,7 +114,7 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
-        except (OSError, ValueError, EOFError) as problem:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
             raise StoreError(f"{path} cannot be read: {problem}") from None
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sandbox.lab.cell import Cell, cell_from
@@ -36,10 +37,17 @@ class Sweep:
     axes: Mapping[str, Sequence] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Cell], Any]] = field(default_factory=dict)
 
+    @cached_property
+    def _students(self) -> list[tuple[str, Cell]]:
+        return self._expanded()
+
     def students(self) -> list[tuple[str, Cell]]:
         """Every (arm, cell), in order: arms, then axes with the last one fastest.
 
         Raises ValueError for a key that is no field, an axis without values or a value out of range."""
+        return list(self._students)
+
+    def _expanded(self) -> list[tuple[str, Cell]]:
         found = []
         # Derived values do not depend on the seed: one evaluation per condition.
         cache: dict[Cell, dict] = {}
@@ -71,9 +79,9 @@ class Sweep:
 def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
     """Cells grouped into packs of at most `size` that train together, the costliest first.
 
-    Raises ValueError if size < 1."""
+    Raises ValueError, naming it pack, if size < 1."""
     if size < 1:
-        raise ValueError(f"size must be >= 1, got {size}")
+        raise ValueError(f"pack must be >= 1, got {size}")
     shelves: dict[tuple, list[Cell]] = {}
     for cell in cells:
         fixed = tuple(sorted((k, v) for k, v in dataclasses.asdict(cell).items() if k not in RIDES_A_PACK))

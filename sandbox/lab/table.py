@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
 
+from sandbox.lab.cell import Cell
 from sandbox.lab.predict import predict, predicted_onset
-from sandbox.lab.store import Store
+from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep
 from sandbox.measure.onset import onset
 from sandbox.theory.hypotheses import HypothesisError
@@ -28,10 +30,18 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
         row |= {name: np.nan if value is None else value for name, value in record["measures"].items()}
         row |= _predicted(cell)
         if cell.dim <= weights_up_to and record["status"] == "done":
-            weight = store.arrays(cell)["weight"]
-            row |= {f"weight_{i}{j}": weight[i, j] for i in range(cell.dim) for j in range(cell.dim)}
+            row |= _weights(store, cell)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _weights(store: Store, cell: Cell) -> dict:
+    try:
+        weight = store.arrays(cell)["weight"]
+    except (StoreError, KeyError) as problem:
+        warnings.warn(f"the weights of student {cell.key} are left out ({problem})", stacklevel=2)
+        return {}
+    return {f"weight_{i}{j}": weight[i, j] for i in range(cell.dim) for j in range(cell.dim)}
 
 
 def _predicted(cell) -> dict:

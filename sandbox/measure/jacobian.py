@@ -13,7 +13,7 @@ from torch.func import jacfwd, jacrev, vmap
 
 
 def jacobian(f: Callable[[Tensor], Tensor], z: Tensor, chunk: int = 64) -> Tensor:
-    """df/dz at each point, (n, d_out, d_in) float64, by forward or reverse mode, whichever needs fewer passes.
+    """df/dz at each point, (n, d_out, d_in), computed in z's precision and returned in float64, by forward or reverse mode, whichever needs fewer passes.
 
     Args:
         f: (n, d_in) -> (n, d_out), each row a function of its own row alone.
@@ -22,7 +22,6 @@ def jacobian(f: Callable[[Tensor], Tensor], z: Tensor, chunk: int = 64) -> Tenso
     Raises:
         ValueError: f returned a non-finite derivative.
     """
-    z = z.double()
 
     def one(point: Tensor) -> Tensor:
         return f(point[None])[0]
@@ -31,7 +30,7 @@ def jacobian(f: Callable[[Tensor], Tensor], z: Tensor, chunk: int = 64) -> Tenso
     J = torch.cat([vmap(mode(one))(part) for part in z.split(chunk)])
     if not torch.isfinite(J).all():
         raise ValueError("f must have a finite Jacobian at every z, got a non-finite one")
-    return J.detach()
+    return J.detach().double()
 
 
 def jacobian_spectrum(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -21,6 +21,12 @@ Map = Callable[[Tensor], Tensor]
 Extra = Callable[[Map, object, Tensor], Mapping[str, float]]
 
 
+def _precision(student: Map) -> torch.dtype:
+    """The precision in which a student takes its points: its own parameters', float64 for a plain function."""
+    parameters = student.parameters() if isinstance(student, torch.nn.Module) else iter(())
+    return next((p.dtype for p in parameters), torch.float64)
+
+
 def measurements(
     student: Map,
     teacher: GaussianMixture,
@@ -47,9 +53,11 @@ def measurements(
     if z.ndim != 2 or z.shape[-1] != teacher.dim:
         raise ValueError(f"z must have shape (n, {teacher.dim}), got {tuple(z.shape)}")
     with torch.no_grad():
-        x = student(z)
+        x = student(z.to(_precision(student)))
     if x.shape != z.shape:
         raise ValueError(f"student must map (n, {teacher.dim}) to itself, got {tuple(x.shape)} from {tuple(z.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"student must be finite, got {(~torch.isfinite(x)).any(-1).sum()} non-finite points of {len(x)}")
     x = x.double()
     few = z[:JACOBIAN_POINTS]
     if reference is None:
@@ -65,7 +73,7 @@ def measurements(
     gauge = gauge_displacement(teacher, x, z, sigma_max, np.random.default_rng(seed))
     record |= {"gauge_displacement": gauge.value, "gauge_displacement_null": gauge.null,
                "gauge_displacement_low": gauge.low, "gauge_displacement_high": gauge.high}
-    for owner, s in (("student", jacobian_spectrum(student, few)), ("teacher", teacher_spectrum)):
+    for owner, s in (("student", jacobian_spectrum(student, few.to(_precision(student)))), ("teacher", teacher_spectrum)):
         record |= {f"{owner}_effective_rank": effective_rank(s).mean().item(),
                    f"{owner}_stable_rank": stable_rank(s).mean().item(),
                    f"{owner}_participation_ratio": participation_ratio(s).mean().item()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ def karras_grid(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
     return (sigma_max ** (1 / rho) + i * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
+@lru_cache(maxsize=16)
+def legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [-1, 1], each (count,); shared, not to be modified."""
+    return np.polynomial.legendre.leggauss(count)
+
+
 @dataclass(frozen=True)
 class LogUniform:
     """ln sigma uniform on [ln sigma_min, ln sigma_max]."""
@@ -51,7 +58,7 @@ class LogUniform:
 
     def nodes(self, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
         """Levels and weights, each (count,), such that sum(weights * h(levels)) = E[h(sigma)] (Gauss-Legendre)."""
-        t, w = np.polynomial.legendre.leggauss(count)
+        t, w = legendre(count)
         return self.sigma_min * np.exp(self.log_range * (t + 1) / 2), w / 2
 
 
@@ -73,6 +80,7 @@ class KarrasBins:
             raise ValueError(f"first and last must satisfy 0 <= first <= last < bins = {self.bins}, "
                              f"got {self.first} and {self.last}")
 
+    @lru_cache(maxsize=16)  # noqa: B019 - the instances are few, frozen and small
     def _levels(self) -> Tensor:
         return karras_grid(self.bins, self.sigma_min, self.sigma_max).flip(0)[self.first : self.last + 1]
 

@@ -86,7 +86,7 @@ def settling_time(problem: Spectrum, share: float = 0.985, margin: float = 1.25,
     slowest.terminal = True
     solution = solve_ivp(
         lambda _, log_r: problem.drift_and_noise(np.exp(log_r))[0] / np.exp(log_r),
-        (0, longest), np.log(problem.start), events=slowest, method="LSODA", rtol=1e-5, atol=1e-8,
+        (0, longest), np.log(problem.start), events=slowest, method="RK45", rtol=1e-5, atol=1e-5,
     )
     if not len(solution.t_events[0]):
         raise HypothesisError(f"the noiseless student does not reach {share:g} of its end within t = {longest:g}")

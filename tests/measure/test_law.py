@@ -8,12 +8,12 @@ import torch
 
 from sandbox.measure.law import calibrate, law_match, mode_labels, sliced_w2
 from sandbox.teacher.covariance import Isotropic
-from sandbox.teacher.families import gaussian, random, ring
+from sandbox.teacher.families import gaussian, ring
 from sandbox.teacher.mixture import GaussianMixture
 
 N = 1024
 DIMS = (1, 8, 64)
-TEACHERS = {"gaussian": gaussian, "power law": lambda dim: gaussian(dim, exponent=1.5), "ring": ring, "random": random}
+TEACHERS = {"gaussian": gaussian, "power law": lambda dim: gaussian(dim, exponent=1.5), "ring": ring}
 
 
 def seeded(seed):

@@ -71,7 +71,7 @@ def test_what_is_at_hand_is_not_computed_again():
 
 @pytest.mark.parametrize(("student", "z", "words"), [
     (LinearStudent(torch.ones(3, 2, dtype=torch.float64)), normals(32, 2), r"student must map \(n, 2\).*\(32, 3\)"),
-    (lambda z: z * math.nan, normals(32, 2), "student_x must be finite, got 32"),
+    (lambda z: z * math.nan, normals(32, 2), "student must be finite, got 32"),
     (lambda z: z, normals(32, 3), r"z must have shape \(n, 2\), got \(32, 3\)"),
     (lambda z: z, normals(32, 2)[0], r"z must have shape \(n, 2\), got \(2,\)"),
 ])

@@ -147,6 +147,33 @@ def test_a_rotated_start_is_the_teachers_with_relabelled_noise(dim, normaliser, 
     torch.testing.assert_close(rotated, plain @ rotations, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize(("dim", "batch", "lr", "tolerance"), [(1, 6, 0.3, 1e-12), (4, 6, 0.3, 1e-12)])
+def test_one_update_by_hand(dim, batch, lr, tolerance, normaliser, antithetic):
+    """Sample by sample from the definitions, by linear solves, with a bias and teachers of non-zero mean."""
+    covariance, mean = power_law(dim), normal(dim, seed=1)
+    A, b = 0.5 * eye(dim) + 0.2 * normal(dim, dim, seed=2), normal(dim, seed=3)
+    recipe = Recipe(1, lr, batch, normaliser, antithetic=antithetic)
+    got = final(gaussian(covariance, mean), Pack.of([LinearStudent(A, b)]), recipe, generators(1)).students.parameters
+    noise = draw_noise(generators(1), batch, dim, antithetic, torch.float64)
+    differences, distances = [], []
+    for z, eps, u in zip(*(t[0] for t in noise), strict=True):
+        sigma = 0.02 * 4000 ** u.item()
+        x = A @ z + b
+        y = x + sigma * eps
+        real, fake = (
+            m + C @ torch.linalg.solve(C + sigma**2 * eye(dim), y - m) for m, C in ((mean, covariance), (b, A @ A.mT))
+        )
+        differences.append(fake - real)
+        distances.append((x - real).abs().mean())
+    weights = {"off": [1.0] * batch, "per-sample": distances, "batch": [sum(distances) / batch] * batch}[normaliser]
+    moves = [g / w for g, w in zip(differences, weights, strict=True)]
+    weight = A - lr / batch * sum(torch.outer(g, z) for g, z in zip(moves, noise[0][0], strict=True))
+    torch.testing.assert_close(got["weight"][0], weight, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(got["bias"][0], b - lr / batch * sum(moves), rtol=tolerance, atol=tolerance)
+
+
 class TestPack:
     """A student's numbers do not depend, to the last bit, on the pack that it is trained in."""
 
@@ -227,6 +254,29 @@ class TestPack:
         assert broken[0].diverged_at.tolist() == [-1] * count
         assert broken[-1].diverged_at[victim] == 1
         assert torch.equal(broken[-1].students.parameters["weight"][victim], pack.parameters["weight"][victim])
+
+    @pytest.mark.parametrize(("dim", "steps", "bad"), [(3, 8, 4)])
+    def test_what_is_lost_stays_lost(self, dim, steps, bad, monkeypatch):
+        """One draw out of all bounds, and ordinary ones before and after it."""
+        calls = []
+
+        def spiked(*arguments):
+            z, eps, uniform = draw_noise(*arguments)
+            calls.append(1)
+            if len(calls) == bad:
+                z[1] *= 1e40
+            return z, eps, uniform
+
+        teacher, recipe = gaussian(power_law(dim)), Recipe(steps, 0.02, 16, "off")
+        pack, marks = Pack.of(starts(teacher, 2)), range(steps + 1)
+        undisturbed = list(distill(teacher, pack, recipe, generators(2), marks))
+        monkeypatch.setattr(loop, "draw_noise", spiked)
+        snapshots = list(distill(teacher, pack, recipe, generators(2), marks))
+        assert [s.diverged_at.tolist() for s in snapshots] == [[-1, -1]] * bad + [[-1, bad]] * (steps + 1 - bad)
+        for plain, s in zip(undisturbed, snapshots, strict=True):
+            now, then = s.students.parameters["weight"], plain.students.parameters["weight"]
+            assert torch.equal(now[0], then[0])
+            assert torch.equal(now[1], then[1] if s.step < bad else pack.parameters["weight"][1])
 
     @pytest.mark.parametrize(("dim", "steps"), [(3, 10)])
     def test_the_update_of_the_loss_is_recorded(self, dim, steps):

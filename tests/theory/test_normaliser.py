@@ -1,4 +1,4 @@
-"""Averages of the per-sample normaliser: by sampling, by arbitrary precision, and against the values first published."""
+"""Averages of the per-sample normaliser: by sampling, in arbitrary precision, and against values once sampled."""
 
 import math
 
@@ -56,9 +56,11 @@ class TestFlatAverage:
 
     # E[1/nu^2] needs E[1/nu^4] for its standard error: five dimensions and more
     @pytest.mark.parametrize(("dim", "power", "squared"), [
-        (1, 1, True), (3, 1, False), (3, 1, True), (3, 2, True), (5, 2, False), (8, 1, False), (8, 2, True), (20, 2, True),
+        (1, 1, True), (3, 1, False), (3, 1, True), (3, 2, True),
+        (5, 2, False), (8, 1, False), (8, 2, True), (20, 2, True),
     ])
-    def test_by_sampling(self, dim, power, squared, draws=200_000, standard_errors=4.0):
+    @pytest.mark.parametrize(("draws", "standard_errors"), [(200_000, 4.0)])
+    def test_by_sampling(self, dim, power, squared, draws, standard_errors):
         xi = np.random.default_rng(dim).standard_normal((draws, dim))
         sample = (xi[:, 0] ** 2 if squared else 1) / np.abs(xi).mean(1) ** power
         assert within(sample, flat_average(dim, power, squared), standard_errors)
@@ -88,7 +90,8 @@ class TestFlatAverage:
 
     @pytest.mark.parametrize("power", [1, 2])
     @pytest.mark.parametrize("squared", [False, True])
-    def test_self_averages_in_high_dimension(self, power, squared, tolerance=3e-3):
+    @pytest.mark.parametrize("tolerance", [3e-3])
+    def test_self_averages_in_high_dimension(self, power, squared, tolerance):
         """The first correction is O(1/d): halved, to its own next order, when d doubles."""
         limit = (math.pi / 2) ** (power / 2)
         errors = [flat_average(d, power, squared) / limit - 1 for d in (1000, 2000)]
@@ -96,7 +99,8 @@ class TestFlatAverage:
         assert errors[0] / errors[1] == pytest.approx(2, rel=0.02)
 
     @pytest.mark.parametrize("dim", [2, 4, 9])
-    def test_sum_rule(self, dim, tolerance=1e-9):
+    @pytest.mark.parametrize("tolerance", [1e-9])
+    def test_sum_rule(self, dim, tolerance):
         """d E[xi^2/nu] = E[|xi|^2/nu]; nu depends on the direction, |xi|^2 on the length, and so
         E[xi^2/nu] = (d - 1) / d E[1/nu] for d > 1: lengths average to E r / E[1/r] = d - 1."""
         ratio = flat_average(dim, 1, True) / flat_average(dim, 1, False)
@@ -127,7 +131,8 @@ class TestSpectrumAverages:
     @pytest.mark.parametrize(
         "deviations", [[1.0, 0.2, 0.7], [3.0, 1.0, 0.3, 0.1, 0.1], [1.0] * 4 + [0.5] * 12], ids=len
     )
-    def test_by_sampling(self, deviations, draws=200_000, standard_errors=4.0):
+    @pytest.mark.parametrize(("draws", "standard_errors"), [(200_000, 4.0)])
+    def test_by_sampling(self, deviations, draws, standard_errors):
         deviations = np.array(deviations)
         xi = np.random.default_rng(len(deviations)).standard_normal((draws, len(deviations)))
         nu = np.abs(xi * deviations).mean(1, keepdims=True)
@@ -136,7 +141,8 @@ class TestSpectrumAverages:
         assert within(xi**2 / nu, first[0], standard_errors).all()
         assert within(xi**2 / nu**2, second[0], standard_errors).all()
 
-    def test_rows_are_independent(self, tolerance=1e-13):
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_rows_are_independent(self, tolerance):
         rows = np.array([[1.0, 0.2, 0.7], [5.0, 5.0, 0.1]])
         together = spectrum_averages(rows)
         for i in range(2):

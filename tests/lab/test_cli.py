@@ -1,0 +1,178 @@
+"""The command line: every command is listed, bad input costs one clear line, and tables can be read."""
+
+import dataclasses
+import io
+
+import pandas as pd
+import pytest
+
+from experiments import dimension
+from sandbox.__main__ import main
+from sandbox.lab.store import Store
+
+COMMANDS = ("run", "status", "table", "figures")
+TINY = ("--dim", "2", "--steps", "3", "--seed", "0:2", "--lr", "0.02", "--exponent", "0", "--start", "teacher,random")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_rules():
+    """The smoke preset without its rule for the number of updates: that solves for it, seconds at every expansion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(dimension.PRESETS, "smoke", dataclasses.replace(dimension.PRESETS["smoke"], derived={}))
+        yield
+
+
+def smoke(arguments):
+    """The same on the smallest preset, unless the arguments choose one."""
+    return arguments if "--preset" in arguments else (*arguments, "--preset", "smoke")
+
+
+def said(capsys, *arguments):
+    """Exit code, stdout and stderr of a command; tyro leaves by SystemExit."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as left:
+        code = left.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, quick_rules):
+    folder = tmp_path_factory.mktemp("results")
+    assert main(["run", "--preset", "smoke", *TINY, "--results", str(folder), "--workers", "1", "--no-draw"]) == 0
+    return folder
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = said(capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "options"), [
+    ("run", ("--results", "--workers", "--scheduler", "--pack", "--out", "--no-draw", "--preset", "--dim", "--lr")),
+    ("status", ("--results", "--preset")), ("table", ("--csv", "--dim")),
+    ("figures", ("--fallback", "--only", "--out")),
+])
+def test_every_command_explains_its_options(capsys, command, options):
+    code, out, _ = said(capsys, command, "--help")
+    assert code == 0
+    assert all(option in out for option in options)
+    assert "default:" in out
+
+
+@pytest.mark.parametrize(("arguments", "named"), [
+    (("run", "--experiment", "width"), ("experiment", "'width'")), (("run", "--preset", "huge"), ("preset", "'huge'")),
+    (("run", "--dim", "0"), ("dim", "got 0")), (("run", "--dim", "x"), ("dim", "'x'")),
+    (("run", "--lr", "-1"), ("lr", "got -1")),
+    (("run", "--dim", "2", "--lr", "nan"), ("lr", "got nan")), (("run", "--teacher", "donut"), ("teacher", "'donut'")),
+    (("run", "--antithetic", "maybe"), ("antithetic", "'maybe'")), (("run", "--workers", "-2"), ("workers", "got -2")),
+    (("run", "--pack", "0"), ("pack", "got 0")), (("run", "--seed", "4:4"), ("seed", "'4:4'")),
+    (("table", "--preset", "huge"), ("preset", "'huge'")), (("status", "--preset", "huge"), ("preset", "'huge'")),
+    (("figures", "--only", "banner"), ("figure", "'banner'")),
+])
+def test_bad_input_costs_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said(capsys, *smoke(arguments), "--results", str(tmp_path / "results"))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in named)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("fly",), ("run", "--dimension", "2"), ("run", "--workers", "many")])
+def test_what_is_no_command_or_option_is_refused(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said(capsys, *arguments)
+    assert code == 2
+    assert arguments[-1] in out + err or arguments[1] in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_results_of_another_schema_are_refused(capsys, tmp_path, command):
+    (tmp_path / "schema.json").write_text('{"schema_version": 0}')
+    code, _, err = said(capsys, command, "--preset", "smoke", "--results", str(tmp_path))
+    assert code == 2
+    assert err == (f"error: {tmp_path} holds results of schema version 0, this program reads version 1; move the "
+                   "folder away or choose another one with --results\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["schema.json"]
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = said(capsys, "run", "--preset", "smoke", "--results", str(tmp_path / "file" / "results"))
+    assert code == 2
+    assert err.startswith(f"error: results folder {tmp_path / 'file' / 'results'} cannot be written")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow  # the address is tried for ten seconds
+def test_a_scheduler_that_does_not_answer_is_named(capsys, tmp_path):
+    code, _, err = said(capsys, "run", "--preset", "smoke", *TINY, "--results", str(tmp_path),
+                        "--scheduler", "tcp://127.0.0.1:1")
+    assert code == 2
+    assert "error: scheduler tcp://127.0.0.1:1 does not answer" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.glob("cells/*")) == []
+
+
+def test_an_empty_folder_has_a_status_and_a_table(capsys, tmp_path):
+    code, out, _ = said(capsys, "status", "--preset", "smoke", "--results", str(tmp_path / "none"))
+    assert code == 0
+    assert out.count("0 of 6 students finished") == 6
+    code, out, _ = said(capsys, "table", "--preset", "smoke", "--results", str(tmp_path / "none"))
+    assert code == 0
+    assert "no students" in out
+    assert "0 of 36 students finished" in out
+    code, out, err = said(capsys, "table", "--preset", "smoke", "--csv", "--results", str(tmp_path / "none"))
+    assert code == 0
+    assert out.strip() in ("", '""')
+    assert err == ""
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_finished_folder_has_a_status_and_a_table(capsys, results):
+    code, out, _ = said(capsys, "status", "--preset", "smoke", "--results", str(results))
+    assert code == 0
+    assert "last run: finished" in out
+    assert "100% of its work" in out
+    code, out, _ = said(capsys, "table", "--preset", "smoke", *TINY, "--results", str(results))
+    assert code == 0
+    assert "24 of 24 students finished" in out
+
+
+def test_csv_output_parses_and_is_the_stored_numbers(capsys, results):
+    code, out, err = said(capsys, "table", "--csv", "--preset", "smoke", *TINY, "--results", str(results))
+    assert (code, err) == (0, "")
+    table = pd.read_csv(io.StringIO(out))
+    # Six arms share the four cells that the axes leave, but for the one whose batch grows with d.
+    assert (len(table), table["key"].nunique()) == (24, 8)
+    store = Store(results, create=False)
+    assert set(table["key"]) == {path.stem for path in store.folder.glob("*.json")}
+    for _, row in table.drop_duplicates("key").iterrows():
+        assert (row["dim"], row["steps"], row["status"]) == (2, 3, "done")
+    assert set(table["start"]) == {"teacher", "random"}
+
+
+def test_run_again_trains_nothing(capsys, results):
+    before = {path.name: path.stat().st_mtime_ns for path in (results / "cells").iterdir()}
+    code, _, _ = said(capsys, "run", "--preset", "smoke", *TINY, "--results", str(results), "--no-draw")
+    assert code == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (results / "cells").iterdir()} == before
+
+
+def test_a_damaged_record_is_named_on_stderr(capsys, results, tmp_path):
+    (tmp_path / "cells").mkdir()
+    for path in (results / "cells").iterdir():
+        (tmp_path / "cells" / path.name).write_bytes(path.read_bytes())
+    broken = next((tmp_path / "cells").glob("*.json"))
+    broken.write_text("{")
+    code, out, err = said(capsys, "table", "--preset", "smoke", *TINY, "--results", str(tmp_path))
+    assert code == 0
+    assert f"warning: {broken} is damaged and was skipped" in err
+    assert "of 24 students finished" in out
+    assert "24 of 24" not in out

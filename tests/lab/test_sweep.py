@@ -1,0 +1,108 @@
+"""Sweeps expand in their stated order; packs hold every cell once, with its like only."""
+
+import pytest
+
+from sandbox.lab.cell import Cell
+from sandbox.lab.sweep import RIDES_A_PACK, Sweep, axis_values, cost, packs
+
+
+def test_arms_come_first_and_the_last_axis_is_the_fastest():
+    sweep = Sweep("s", {"steps": 5}, {"a": {"lr": 0.1}, "b": {"lr": 0.2}}, {"dim": (2, 4), "seed": (0, 1)})
+    found = [(arm, cell.lr, cell.dim, cell.seed) for arm, cell in sweep.students()]
+    want = [(arm, lr, dim, seed) for arm, lr in (("a", 0.1), ("b", 0.2)) for dim in (2, 4) for seed in (0, 1)]
+    assert found == want
+    assert {cell.steps for cell in sweep.cells()} == {5}
+
+
+def test_functions_see_what_was_resolved_before_them():
+    arm = {"lr": lambda c: 0.64 / c["dim"], "batch": lambda c: c["batch"] * c["dim"]}
+    sweep = Sweep("s", {"batch": 8}, {"a": arm}, {"dim": (2, 4)})
+    assert [(c.lr, c.batch) for c in sweep.cells()] == [(0.32, 16), (0.16, 32)]
+
+
+def test_derived_values_come_last_once_per_condition():
+    asked = []
+
+    def steps(cell):
+        asked.append(cell)
+        return 10 * cell.dim + cell.batch
+
+    sweep = Sweep("s", {"batch": 4}, {"a": {}}, {"dim": (2, 3), "seed": (0, 1, 2)}, {"steps": steps})
+    assert [(c.dim, c.seed, c.steps) for c in sweep.cells()] == [(d, s, 10 * d + 4) for d in (2, 3) for s in (0, 1, 2)]
+    assert [c.dim for c in asked] == [2, 3]
+
+
+def test_cells_that_arms_share_are_one():
+    sweep = Sweep("s", {}, {"a": {"lr": 0.02}, "b": {}}, {"seed": (0, 1)})
+    assert len(sweep.students()) == 4
+    assert sweep.cells() == [Cell(seed=0), Cell(seed=1)]
+
+
+def test_a_narrowed_sweep_replaces_its_axes():
+    sweep = Sweep("s", axes={"dim": (2, 4), "seed": (0, 1)})
+    narrow = sweep.narrowed({"dim": (8,), "lr": (0.1, 0.2)})
+    assert [(c.dim, c.seed, c.lr) for c in narrow.cells()] == [(8, s, lr) for s in (0, 1) for lr in (0.1, 0.2)]
+    assert {c.dim for c in sweep.cells()} == {2, 4}
+
+
+@pytest.mark.parametrize(("sweep", "words"), [
+    (Sweep("s", axes={"dim": ()}), "dim must have at least one value"),
+    (Sweep("s", {"width": 3}), "width is not a field"),
+    (Sweep("s", axes={"dims": (1,)}), "dims is not a field"),
+    (Sweep("s", arms={"a": {"lr": -1}}), "lr must be > 0, got -1"),
+    (Sweep("s", derived={"steps": lambda c: 0}), "steps must be >= 1, got 0"),
+])
+def test_bad_sweeps_are_named(sweep, words):
+    with pytest.raises(ValueError, match=words):
+        sweep.students()
+
+
+MIXED = [
+    *(Cell(dim=d, steps=s, seed=i) for d in (1, 2) for s in (3, 4) for i in range(5)),
+    *(Cell(dim=2, steps=3, lr=lr, start="random", variance=2.0) for lr in (0.1, 0.2)),
+    *(Cell(dim=2, steps=3, exponent=1.5, seed=i) for i in range(3)),
+    *(Cell(teacher="ring", dim=2, steps=3, modes=m) for m in (4, 5)),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+def test_packs_hold_every_cell_once_with_its_like(size):
+    found = packs(MIXED, size)
+    held = [cell for pack in found for cell in pack]
+    assert len(held) == len(MIXED)
+    assert set(held) == set(MIXED)
+    assert all(1 <= len(pack) <= size for pack in found)
+    for pack in found:
+        # What a pack shares: tensors' shapes, the loop's length, and teachers that can be stacked.
+        assert len({(c.dim, c.batch, c.steps, c.teacher, c.student, c.modes, bool(c.exponent)) for c in pack}) == 1
+        plain = {n: getattr(Cell(), n) for n in RIDES_A_PACK}
+        assert len({c.replace(**plain) for c in pack if c.teacher == "gaussian"}) <= 1
+    # Cells that differ in nothing but their seed do ride together.
+    assert max(map(len, found)) == min(size, 7)
+    assert [cost(pack) for pack in found] == sorted(map(cost, found), reverse=True)
+
+
+def test_a_pack_costs_less_than_its_students_alone_and_more_than_one():
+    one, many = cost([Cell()]), cost([Cell(seed=i) for i in range(16)])
+    assert one < many < 16 * one
+    with pytest.raises(ValueError, match="pack must be >= 1, got 0"):
+        packs([Cell()], 0)
+
+
+@pytest.mark.parametrize(("text", "kind", "want"), [
+    ("2,8,32", int, [2, 8, 32]), ("2 8 32", int, [2, 8, 32]), ("0:4", int, [0, 1, 2, 3]), (("2", "8"), int, [2, 8]),
+    ("1, 3:5", int, [1, 3, 4]), ("0.1,1e-3", float, [0.1, 1e-3]), ([4, 5], int, [4, 5]),
+    ("teacher,random", str, ["teacher", "random"]),
+])
+def test_axis_values_read_every_form(text, kind, want):
+    assert axis_values(text, kind) == want
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("x", "'x'"), ("2,y", "'y'"), ("1.5", "'1.5'"), ("0:b", "'0:b'"), ("1:2:3", "'1:2:3'"),
+    ("", "''"), ("4:4", "'4:4'"), ("3:1", "'3:1'"),
+])
+def test_axis_values_name_what_they_cannot_read(text, named):
+    with pytest.raises(ValueError, match="an axis") as caught:
+        axis_values(text, int)
+    assert named in str(caught.value)
