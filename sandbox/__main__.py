@@ -74,7 +74,7 @@ class Run(Where):
     """processes, one thread each; 0: one per core of this machine (number)"""
     scheduler: str | None = None
     """address of a running dask scheduler, tcp://host:port, instead of local workers"""
-    pack: int = 16
+    pack: int = 32
     """students trained together; changes no number (number)"""
     out: Path | None = None
     """folder for the figures (default: figures/ in the results folder)"""

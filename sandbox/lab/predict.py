@@ -98,8 +98,7 @@ def _by_modes(cell: Cell) -> Prediction:
 def settled_steps(cell: Cell) -> int:
     """Updates after which the noiseless student has grown to .985 of its end, times 1.25: a linear cell's natural length.
 
-    At d = 1 the per-sample normaliser has no mean drift; the length for d = 2 is used. A random start is given twice the
-    length: its smallest singular values start far below the teacher's. Raises HypothesisError as `predict`."""
+    At d = 1 the per-sample normaliser's mean drift is infinite; the length for d = 2 is used. Raises HypothesisError as `predict`."""
     _require_linear(cell)
     if cell.dim == 1 and cell.normaliser == "per-sample":
         time = copying.settling_time(_flat(cell, 2.0))
@@ -107,7 +106,7 @@ def settled_steps(cell: Cell) -> int:
         time = modes.settling_time(_spectrum(cell))
     else:
         time = copying.settling_time(_flat(cell))
-    return math.ceil(time / _rate(cell) * (2 if cell.start == "random" else 1))
+    return math.ceil(time / _rate(cell))
 
 
 def predicted_onset(cells: Sequence[Cell]) -> float:

@@ -104,5 +104,5 @@ def mode_displacements(problem: Spectrum, lr: float, batch: int, time: float) ->
         return np.concatenate([f / r + gamma, -gamma])
 
     start = np.concatenate([np.log(problem.start), np.zeros(d)])
-    solution = solve_ivp(rates, (0, time), start, method="LSODA", rtol=1e-5, atol=1e-8)
+    solution = solve_ivp(rates, (0, time), start, method="RK45", rtol=1e-5, atol=1e-6)
     return 1 - np.exp(solution.y[d:, -1])
