@@ -1,13 +1,13 @@
 """Does copying begin as dimension grows? Linear students with the exact fake score, where theory says what to expect.
 
-The loss never prefers the teacher's pairing, so whatever copying there is was decided by the start and by the noise of the first
-updates. Three training protocols for the same teacher N(0, I), the same student and the same loss:
+The loss never prefers the teacher's pairing, so whatever copying there is was decided by the start and by the noise of
+the first updates. Three training protocols for the same teacher N(0, I), the same student and the same loss:
 
     lr .01, lr .04       learning rate and batch held still while d grows
     lr ~ 1/d, batch ~ d  the learning rate per coordinate falls and the batch grows with d
 
-each from the teacher's one-step denoiser, the first two also from a random start. One more arm has an image-like spectrum,
-lambda_k ~ k^-1.5 with trace d, in which leading and trailing modes can be told apart.
+each from the teacher's one-step denoiser, the first two also from a random start. One more arm has an image-like
+spectrum, lambda_k ~ k^-1.5 with trace d, in which leading and trailing modes can be told apart.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ from sandbox.lab.table import gated
 
 NEEDS = "dimension"
 CAPTION = (
-    "Jacobian rank does not see the pairing. a, effective rank of the Jacobian at held-out noise (mean over 16 points) of students (dots) and of "
-    "their teachers (lines) for a flat and a power-law spectrum (lambda_k ~ k^-1.5, trace d). b, displacement within the leading eigenmodes "
-    "(the fewest that hold half of the variance) and within the rest, power-law teacher; black: mode equations, no fitted constant. "
-    "c, displacement against the student's effective rank over its teacher's, all students that pass the law gate: "
-    "copies and independent pairings have one and the same rank. Dots: students; bands: 95 % bootstrap interval of the mean over seeds; hollow: failed the law gate; grey: shuffled-pair null."
+    "Jacobian rank does not see the pairing. a, effective rank of the Jacobian at held-out noise (mean over 16 "
+    "points) of students (dots) and of their teachers (lines) for a flat and a power-law spectrum (lambda_k ~ "
+    "k^-1.5, trace d). b, displacement within the leading eigenmodes (the fewest that hold half of the variance) "
+    "and within the rest, power-law teacher; black: mode equations, no fitted constant. c, displacement against "
+    "the student's effective rank over its teacher's, all students that pass the law gate: copies and independent "
+    "pairings have one and the same rank. Dots: students; bands: 95 % bootstrap interval of the mean over seeds; "
+    "hollow: failed the law gate; grey: shuffled-pair null."
 )
 
 FLAT, POWER = "teacher start, lr .04", "teacher start, power law, lr .02"
@@ -22,9 +24,25 @@ LEADING, REST = "#0072B2", "#7FB8D8"  # one start, hence one hue
 
 
 def columns(table: pd.DataFrame) -> list[str]:
-    return ["arm", "key", "status", "dim", "seed", "start", "student", "law_passes", "displacement", "displacement_low",
-            "displacement_high", "displacement_leading", "displacement_rest", "predicted_leading", "predicted_rest",
-            "student_effective_rank", "teacher_effective_rank"]
+    return [
+        "arm",
+        "key",
+        "status",
+        "dim",
+        "seed",
+        "start",
+        "student",
+        "law_passes",
+        "displacement",
+        "displacement_low",
+        "displacement_high",
+        "displacement_leading",
+        "displacement_rest",
+        "predicted_leading",
+        "predicted_rest",
+        "student_effective_rank",
+        "teacher_effective_rank",
+    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -49,10 +67,21 @@ def _rank(ax, table: pd.DataFrame, dims) -> None:
         mine = table[table["arm"] == arm]
         style.dots(ax, mine["dim"], mine["student_effective_rank"], mine["law_passes"], style.START["teacher"], seed=i)
         teacher = mine.groupby("dim")["teacher_effective_rank"].first()
-        ax.plot(teacher.index, teacher, color=style.THEORY, linewidth=0.8, linestyle="-" if arm == FLAT else "--", zorder=5)
+        ax.plot(
+            teacher.index, teacher, color=style.THEORY, linewidth=0.8, linestyle="-" if arm == FLAT else "--", zorder=5
+        )
     ax.text(10, 22, "flat", ha="right", color="#444444")
     ax.text(64, 11, "power law", ha="right", va="top", color="#444444")
-    ax.text(0.03, 0.97, "line: teacher\ndots: students", ha="left", va="top", transform=ax.transAxes, fontsize=7, color="#444444")
+    ax.text(
+        0.03,
+        0.97,
+        "line: teacher\ndots: students",
+        ha="left",
+        va="top",
+        transform=ax.transAxes,
+        fontsize=7,
+        color="#444444",
+    )
 
 
 def _modes(ax, table: pd.DataFrame, dims) -> None:
@@ -60,12 +89,21 @@ def _modes(ax, table: pd.DataFrame, dims) -> None:
     style.dimension_axis(ax, dims)
     ax.set_ylabel("displacement $\\rho$")
     null = table.groupby("dim")[["displacement_low", "displacement_high"]].mean()
-    ax.fill_between(null.index, null["displacement_low"], null["displacement_high"], color=style.NULL, alpha=0.5, linewidth=0)
+    ax.fill_between(
+        null.index, null["displacement_low"], null["displacement_high"], color=style.NULL, alpha=0.5, linewidth=0
+    )
     for i, (part, color) in enumerate((("leading", LEADING), ("rest", REST))):
         style.dots(ax, table["dim"], table[f"displacement_{part}"].astype(float), table["law_passes"], color, seed=i)
         style.draw_mean(ax, style.mean_band(gated(table), f"displacement_{part}"), color)
         theory = table.groupby("dim")[f"predicted_{part}"].first().dropna()
-        ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, linestyle="-" if part == "leading" else "--", zorder=5)
+        ax.plot(
+            theory.index,
+            theory,
+            color=style.THEORY,
+            linewidth=0.8,
+            linestyle="-" if part == "leading" else "--",
+            zorder=5,
+        )
     ax.set_ylim(-0.08, 2.12)
     ax.text(0.03, 0.97, "leading modes (solid)", color=LEADING, va="top", transform=ax.transAxes)
     ax.text(0.03, 0.89, "the rest (dashed)", color="#4C93BA", va="top", transform=ax.transAxes)

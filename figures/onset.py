@@ -11,11 +11,13 @@ from sandbox.measure.onset import onset
 
 NEEDS = "dimension"
 CAPTION = (
-    "Remapping displacement of one-step linear students against dimension (0: the student copies the teacher's noise-data pairs, 1: "
-    "its pairs are independent of the teacher's). Teacher N(0, I), DMD with the exact fake score and DMD2's per-sample normaliser, plain "
-    "gradient descent. One dot per student; line and band: mean and 95 % bootstrap interval over seeds; hollow: failed the law gate. "
-    "Grey: 95 % range of the shuffled-pair null. Thin black: F_d(Xi), no fitted constant; none at d = 1, where the normaliser's mean drift is "
-    "infinite (shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval (shaded dimensions left out). Panels differ only in learning rate and batch."
+    "Remapping displacement of one-step linear students against dimension (0: the student copies the teacher's "
+    "noise-data pairs, 1: its pairs are independent of the teacher's). Teacher N(0, I), DMD with the exact fake "
+    "score and DMD2's per-sample normaliser, plain gradient descent. One dot per student; line and band: mean and "
+    "95 % bootstrap interval over seeds; hollow: failed the law gate. Grey: 95 % range of the shuffled-pair null. "
+    "Thin black: F_d(Xi), no fitted constant; none at d = 1, where the normaliser's mean drift is infinite "
+    "(shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval (shaded "
+    "dimensions left out). Panels differ only in learning rate and batch."
 )
 
 PANELS = (
@@ -26,8 +28,26 @@ PANELS = (
 
 
 def columns(table: pd.DataFrame) -> list[str]:
-    return ["arm", "key", "status", "dim", "seed", "start", "student", "normaliser", "lr", "batch", "law_passes", "displacement",
-            "displacement_null", "displacement_low", "displacement_high", "gauge_polar", "predicted_displacement", "xi"]
+    return [
+        "arm",
+        "key",
+        "status",
+        "dim",
+        "seed",
+        "start",
+        "student",
+        "normaliser",
+        "lr",
+        "batch",
+        "law_passes",
+        "displacement",
+        "displacement_null",
+        "displacement_low",
+        "displacement_high",
+        "gauge_polar",
+        "predicted_displacement",
+        "xi",
+    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -71,8 +91,15 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _null(ax, table: pd.DataFrame) -> None:
     null = table.groupby("dim")[["displacement_low", "displacement_high"]].mean().dropna()
-    ax.fill_between(null.index, null["displacement_low"], null["displacement_high"], color=style.NULL, alpha=0.5, linewidth=0,
-                    zorder=1)
+    ax.fill_between(
+        null.index,
+        null["displacement_low"],
+        null["displacement_high"],
+        color=style.NULL,
+        alpha=0.5,
+        linewidth=0,
+        zorder=1,
+    )
 
 
 def _crossing(ax, table: pd.DataFrame) -> None:
@@ -83,10 +110,26 @@ def _crossing(ax, table: pd.DataFrame) -> None:
         return
     if found.kind == "none":
         return
-    ax.errorbar(found.at, 0.5, xerr=[[found.at - found.low], [found.high - found.at]], color=style.THEORY, marker="|", markersize=5,
-                linewidth=1.4, zorder=6)
+    ax.errorbar(
+        found.at,
+        0.5,
+        xerr=[[found.at - found.low], [found.high - found.at]],
+        color=style.THEORY,
+        marker="|",
+        markersize=5,
+        linewidth=1.4,
+        zorder=6,
+    )
     # Below a rising curve to the right, below a falling one to the left: where neither curve nor dots are.
     rising = found.kind == "ends"
-    ax.annotate(f"copying {found.kind}\nat $d$ = {found.at:.3g}", (found.at, 0.5), xytext=(8 if rising else -8, -20),
-                textcoords="offset points", ha="left" if rising else "right", va="center", fontsize=7, color=style.THEORY,
-                zorder=6).set_in_layout(False)
+    ax.annotate(
+        f"copying {found.kind}\nat $d$ = {found.at:.3g}",
+        (found.at, 0.5),
+        xytext=(8 if rising else -8, -20),
+        textcoords="offset points",
+        ha="left" if rising else "right",
+        va="center",
+        fontsize=7,
+        color=style.THEORY,
+        zorder=6,
+    ).set_in_layout(False)

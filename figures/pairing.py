@@ -15,17 +15,33 @@ from sandbox.teacher.flow import teacher_map
 
 NEEDS = "dimension"
 CAPTION = (
-    "The noise plane at d = 2, each z coloured by the direction of the point to which it is sent (hue: direction, as in a, where z stays in place). Lines lead from z (open dot) "
-    "to where the map sends it (full dot). All four maps have the same law. Left to right: the teacher; of all students that pass the law gate, the teacher-start one of "
-    "least displacement, the teacher-start one of largest displacement, and the random-start one whose displacement is nearest to 1, the value of independent pairs."
+    "The noise plane at d = 2, each z coloured by the direction of the point to which it is sent (hue: direction, "
+    "as in a, where z stays in place). Lines lead from z (open dot) to where the map sends it (full dot). All "
+    "four maps have the same law. Left to right: the teacher; of all students that pass the law gate, the "
+    "teacher-start one of least displacement, the teacher-start one of largest displacement, and the random-start "
+    "one whose displacement is nearest to 1, the value of independent pairs."
 )
 
 RADIUS = 2.4
 
 
 def columns(table: pd.DataFrame) -> list[str]:
-    return ["arm", "key", "status", "dim", "seed", "start", "lr", "batch", "law_passes", "displacement",
-            "weight_00", "weight_01", "weight_10", "weight_11"]
+    return [
+        "arm",
+        "key",
+        "status",
+        "dim",
+        "seed",
+        "start",
+        "lr",
+        "batch",
+        "law_passes",
+        "displacement",
+        "weight_00",
+        "weight_01",
+        "weight_10",
+        "weight_11",
+    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -49,7 +65,7 @@ def draw(table: pd.DataFrame) -> Figure:
         _plane(ax, send)
         ax.set_title(f"$\\bf{{{letter}}}$  {title}", loc="left", fontsize=8)
         ax.set_xlabel("$\\rho = 0$" if rho is None else f"$\\rho = {rho:.2f}$", labelpad=3)
-    for ax in axes[len(shown):]:
+    for ax in axes[len(shown) :]:
         ax.set_axis_off()
     return fig
 
@@ -75,7 +91,9 @@ def _plane(ax, send) -> None:
     rgba = np.concatenate([image, 1.0 - outside[..., None].astype(float)], -1)
     ax.imshow(rgba, extent=[-RADIUS, RADIUS, -RADIUS, RADIUS], origin="lower", interpolation="bilinear")
     angle = np.arange(10) * 2 * np.pi / 10 + 0.2
-    points = np.concatenate([r * np.stack([np.cos(angle + t), np.sin(angle + t)], -1) for r, t in ((0.9, 0.3), (1.75, 0.0))])
+    points = np.concatenate(
+        [r * np.stack([np.cos(angle + t), np.sin(angle + t)], -1) for r, t in ((0.9, 0.3), (1.75, 0.0))]
+    )
     for p, q in zip(points, send(points)):
         ax.plot([p[0], q[0]], [p[1], q[1]], color="#111111", linewidth=0.6, alpha=0.8)
         ax.plot(*p, marker="o", markersize=2.6, markerfacecolor="white", markeredgecolor="#111111", markeredgewidth=0.5)

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,20 +23,33 @@ from sandbox.lab.sweep import Sweep, axis_values
 Values = tuple[str, ...]
 
 UNITS = {
-    "teacher": "family of the teacher", "dim": "dimension d of the data", "variance": "gaussian: variance per coordinate",
-    "exponent": "gaussian: eigenvalues fall as k^-exponent, trace d * variance", "modes": "ring, random: number of modes",
-    "radius": "ring: radius in data units", "separation": "random: standard deviation of the means per coordinate",
-    "std": "ring, random: standard deviation of a mode", "teacher_seed": "random: seed of the means",
-    "student": "linear (x = A z) or affine (x = A z + b)", "start": "teacher, rotated or random",
-    "start_scale": "random start: standard deviation of a weight", "sigma_init": "noise level at which a student starts",
-    "fake_score": "exact", "normaliser": "per-sample, batch or off", "reduction": "of the loss over coordinates, sum or mean",
-    "sigma_law": "of the training noise levels, log-uniform or karras", "sigma_min": "lowest noise level",
-    "sigma_max": "highest noise level", "antithetic": "every z with +eps and -eps, true or false", "optimiser": "sgd",
-    "lr": "learning rate", "batch": "samples per update", "steps": "student updates",
+    "teacher": "family of the teacher",
+    "dim": "dimension d of the data",
+    "variance": "gaussian: variance per coordinate",
+    "exponent": "gaussian: eigenvalues fall as k^-exponent, trace d * variance",
+    "modes": "ring, random: number of modes",
+    "radius": "ring: radius in data units",
+    "separation": "random: standard deviation of the means per coordinate",
+    "std": "ring, random: standard deviation of a mode",
+    "teacher_seed": "random: seed of the means",
+    "student": "linear (x = A z) or affine (x = A z + b)",
+    "start": "teacher, rotated or random",
+    "start_scale": "random start: standard deviation of a weight",
+    "sigma_init": "noise level at which a student starts",
+    "fake_score": "exact",
+    "normaliser": "per-sample, batch or off",
+    "reduction": "of the loss over coordinates, sum or mean",
+    "sigma_law": "of the training noise levels, log-uniform or karras",
+    "sigma_min": "lowest noise level",
+    "sigma_max": "highest noise level",
+    "antithetic": "every z with +eps and -eps, true or false",
+    "optimiser": "sgd",
+    "lr": "learning rate",
+    "batch": "samples per update",
+    "steps": "student updates",
     "seed": "of a student's start and training noise",
 }
 AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_version"]
-
 
 
 def _default(field: dataclasses.Field) -> str:
@@ -46,8 +60,11 @@ def _default(field: dataclasses.Field) -> str:
 Axes = dataclasses.make_dataclass(
     "Axes",
     [
-        (f.name, Annotated[Values, tyro.conf.arg(metavar="VALUES", help=UNITS[f.name], help_behavior_hint=_default(f))],
-         dataclasses.field(default=()))
+        (
+            f.name,
+            Annotated[Values, tyro.conf.arg(metavar="VALUES", help=UNITS[f.name], help_behavior_hint=_default(f))],
+            dataclasses.field(default=()),
+        )
         for f in AXES
     ],
     namespace={"__doc__": "Axes that replace or extend the experiment's own: values as 2,8,32 or '2 8 32' or 0:8."},
@@ -116,7 +133,7 @@ def _sweep(command: Where) -> Sweep:
     axes = getattr(command, "axes", None)
     given = {f.name: getattr(axes, f.name) for f in AXES if axes is not None and getattr(axes, f.name)}
     kinds = cells._types()
-    readers = {bool: _truth, int: int, float: float, str: str}
+    readers: dict[type, Callable] = {bool: _truth, int: int, float: float, str: str}
     chosen = {}
     for name, words in given.items():
         try:
@@ -145,9 +162,12 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     print(tables.arms_text(summary))
     total, done = int(summary["of"].sum()), int(summary["students"].sum())
     gate = tables.gated(table) if len(table) else table
-    print(f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the analytic teacher's map "
-          "(real score: analytic).\nOnset: where the mean displacement of the students that pass passes 1/2 (d <= 2 left out where the per-sample "
-          "normaliser is heavy-tailed); d* predicted has no fitted constant.")
+    print(
+        f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the "
+        "analytic teacher's map (real score: analytic).\nOnset: where the mean displacement of the students that pass "
+        "passes 1/2\n(d <= 2 left out where the per-sample normaliser is heavy-tailed); d* predicted has no fitted "
+        "constant."
+    )
 
 
 def _run(command: Run) -> int:
@@ -164,10 +184,14 @@ def _run(command: Run) -> int:
         failed = run(wanted, store, workers, command.scheduler, command.pack)
     except KeyboardInterrupt:
         left = len(store.missing(wanted))
-        print(f"\ninterrupted: {len(wanted) - left} of {len(wanted)} students are stored in {command.results}; run again to go on",
-              file=sys.stderr)
+        print(
+            f"\ninterrupted: {len(wanted) - left} of {len(wanted)} students are stored in {command.results}; "
+            "run again to go on",
+            file=sys.stderr,
+        )
         return 130
-    print(f"\n{sweep.name} ({command.preset}): {len(wanted)} students in {command.results}, {time.time() - started:.0f} s\n")
+    seconds = time.time() - started
+    print(f"\n{sweep.name} ({command.preset}): {len(wanted)} students in {command.results}, {seconds:.0f} s\n")
     _say_table(sweep, store)
     if command.draw:
         _draw(command, store, command.out, None, gallery.FIGURES)
@@ -190,8 +214,15 @@ def _status(command: Status) -> int:
     last = read_status(command.results / STATUS_FILE)
     if last is not None:
         ago = time.time() - last["updated"]
-        left = "" if last["state"] != "running" or last["seconds_left"] is None else f", about {last['seconds_left']:.0f} s left"
-        print(f"last run: {last['state']} (process {last['pid']}), {last['share']:.0%} of its work{left}; written {ago:.0f} s ago")
+        left = (
+            ""
+            if last["state"] != "running" or last["seconds_left"] is None
+            else f", about {last['seconds_left']:.0f} s left"
+        )
+        print(
+            f"last run: {last['state']} (process {last['pid']}), {last['share']:.0%} of its work{left}; "
+            f"written {ago:.0f} s ago"
+        )
     return 0
 
 
@@ -210,8 +241,8 @@ def _figures(command: Figures) -> int:
     return 0
 
 
-COMMANDS = {"run": Run, "status": Status, "table": Table, "figures": Figures}
-ACTIONS = {Run: _run, Status: _status, Table: _table, Figures: _figures}
+COMMANDS: dict[str, Callable] = {"run": Run, "status": Status, "table": Table, "figures": Figures}
+ACTIONS: dict[type, Callable[..., int]] = {Run: _run, Status: _status, Table: _table, Figures: _figures}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,9 +250,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, args=arguments or ["run"], prog="python -m sandbox",
-        description="Why does a student distilled by distribution matching copy its teacher's noise-data pairing, and where does copying "
-        "begin? Without a command: run the quick dimension sweep and draw its figures.",
+        COMMANDS,
+        args=arguments or ["run"],
+        prog="python -m sandbox",
+        description="Why does a student distilled by distribution matching copy its teacher's noise-data pairing, and "
+        "where does copying begin? Without a command: run the quick dimension sweep and draw its figures.",
     )
     try:
         return ACTIONS[type(command)](command)

@@ -131,9 +131,7 @@ def exact(problem: Problem, x: Tensor, sigma: float, digits: int = 60) -> tuple[
         for i, point in enumerate(x.tolist()):
             offsets = [mpmath.matrix(point) - mpmath.matrix(m) for m in problem.means.tolist()]
             solved = [p * o for p, o in zip(precisions, offsets, strict=True)]
-            joint = [
-                s * mpmath.exp(-(o.T * v)[0] / 2) for s, o, v in zip(scales, offsets, solved, strict=True)
-            ]
+            joint = [s * mpmath.exp(-(o.T * v)[0] / 2) for s, o, v in zip(scales, offsets, solved, strict=True)]
             total = mpmath.fsum(joint)
             log_prob[i] = float(mpmath.log(total))
             for j in range(dim):

@@ -14,13 +14,23 @@ FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).glob("**/*.py
 
 # The stable public face; other names may come and go.
 PUBLIC = {
-    "GaussianMixture": "weights means covariance", "Isotropic": "variance", "Diagonal": "variances",
-    "LowRank": "factors floor", "Full": "matrices", "teacher_map": "z sigma_max tolerance",
+    "GaussianMixture": "weights means covariance",
+    "Isotropic": "variance",
+    "Diagonal": "variances",
+    "LowRank": "factors floor",
+    "Full": "matrices",
+    "teacher_map": "z sigma_max tolerance",
     "teacher_encode": "x sigma_max tolerance",
-    "teacher_jacobian": "z sigma_max tolerance", "distill": "teachers students recipe generators",
+    "teacher_jacobian": "z sigma_max tolerance",
+    "distill": "teachers students recipe generators",
     "jacobian_spectrum": "f z",
-    "effective_rank": "s", "stable_rank": "s", "participation_ratio": "s", "numerical_rank": "s rtol",
-    "pairing": "student_x teacher_x", "measurements": "student teacher z", "onset": "table",
+    "effective_rank": "s",
+    "stable_rank": "s",
+    "participation_ratio": "s",
+    "numerical_rank": "s rtol",
+    "pairing": "student_x teacher_x",
+    "measurements": "student teacher z",
+    "onset": "table",
 }
 METHODS = ("log_prob", "responsibilities", "score", "denoise", "posterior_cov", "score_jacobian", "sample")
 

@@ -70,9 +70,16 @@ class Cell:
     def __post_init__(self):
         for name, kind in _types().items():
             object.__setattr__(self, name, _coerced(name, getattr(self, name), kind))
-        for name, allowed in (("teacher", sorted(FAMILIES)), ("student", STUDENTS), ("start", STARTS),
-                              ("fake_score", FAKE_SCORES), ("normaliser", NORMALISERS), ("reduction", REDUCTIONS),
-                              ("sigma_law", SIGMA_LAWS), ("optimiser", OPTIMISERS)):
+        for name, allowed in (
+            ("teacher", sorted(FAMILIES)),
+            ("student", STUDENTS),
+            ("start", STARTS),
+            ("fake_score", FAKE_SCORES),
+            ("normaliser", NORMALISERS),
+            ("reduction", REDUCTIONS),
+            ("sigma_law", SIGMA_LAWS),
+            ("optimiser", OPTIMISERS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("start_scale", "sigma_init", "lr"):
@@ -84,8 +91,10 @@ class Cell:
         if self.antithetic and self.batch % 2:
             raise ValueError(f"batch must be even with antithetic noise, got {self.batch}")
         if self.algorithm_version != ALGORITHM_VERSION:
-            raise ValueError(f"algorithm_version must be {ALGORITHM_VERSION}, got {self.algorithm_version}: these are "
-                             "results of another version of the algorithm")
+            raise ValueError(
+                f"algorithm_version must be {ALGORITHM_VERSION}, got {self.algorithm_version}: these are "
+                "results of another version of the algorithm"
+            )
         self.law()
         self.mixture()
 
@@ -112,8 +121,11 @@ class Cell:
 
     def mixture(self) -> GaussianMixture:
         """The teacher."""
-        options = {("seed" if name == "teacher_seed" else name): getattr(self, name)
-                   for name in TEACHER_OPTIONS if getattr(self, name) is not None}
+        options = {
+            ("seed" if name == "teacher_seed" else name): getattr(self, name)
+            for name in TEACHER_OPTIONS
+            if getattr(self, name) is not None
+        }
         return family(self.teacher, self.dim, **options)
 
     def law(self) -> SigmaLaw:

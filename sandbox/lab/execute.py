@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import torch
 
@@ -86,7 +86,7 @@ def _say_failed(pack: Sequence[Cell], error: Exception) -> None:
         print(line.rstrip(), file=sys.stderr)
 
 
-def _in_this_process(work: list[list[Cell]], progress: Progress) -> Iterator[Outcome]:
+def _in_this_process(work: list[list[Cell]], progress: Progress) -> Generator[Outcome, None, None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small batched products only lose by a second thread
     try:
@@ -124,7 +124,7 @@ def work_remotely(pack: list[Cell], index: int, topic: str) -> list | Exception:
     return _attempt(pack, lambda share: worker.log_event(topic, {"pack": index, "share": share}))
 
 
-def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> Iterator[Outcome]:
+def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> Generator[Outcome, None, None]:
     from distributed import Client
 
     try:
@@ -135,24 +135,35 @@ def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> I
         yield from _results(client, work, progress)
 
 
-def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) -> Iterator[Outcome]:
+def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) -> Generator[Outcome, None, None]:
     import dask
     from distributed import Client, LocalCluster
 
     settings = {
         "distributed.worker.daemon": True,
-        # By default workers give freed memory back at once; a training step would then fault its arrays in anew every time, which took
-        # as long as the arithmetic.
+        # By default workers give freed memory back at once; a training step would then fault its arrays in anew every
+        # time, which took as long as the arithmetic.
         "distributed.nanny.pre-spawn-environ": {
-            "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES), "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES), "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES),
+            "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
         },
     }
     with (
         tempfile.TemporaryDirectory(prefix="sandbox-") as scratch,
         dask.config.set(settings),
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                     local_directory=scratch, silence_logs=50, memory_limit=0) as cluster,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=scratch,
+            silence_logs=50,
+            memory_limit=0,
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         # Should this process be killed outright, its workers have nobody to tell them to stop.
@@ -172,7 +183,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def _results(client, work: list[list[Cell]], progress: Progress) -> Iterator[Outcome]:
+def _results(client, work: list[list[Cell]], progress: Progress) -> Generator[Outcome, None, None]:
     from distributed import as_completed
 
     topic = f"sandbox-{uuid.uuid4().hex}"
@@ -187,9 +198,7 @@ def _results(client, work: list[list[Cell]], progress: Progress) -> Iterator[Out
                 told[index] = share
 
     client.subscribe_topic(topic, lambda event: tell(event[1]["pack"], event[1]["share"]))
-    futures = {
-        client.submit(work_remotely, pack, i, topic, pure=False, priority=-i): i for i, pack in enumerate(work)
-    }
+    futures = {client.submit(work_remotely, pack, i, topic, pure=False, priority=-i): i for i, pack in enumerate(work)}
     for future in as_completed(list(futures), loop=client.loop):
         index = futures.pop(future)
         outcome = future.result() if future.status == "finished" else _exception_of(future)

@@ -40,7 +40,8 @@ def figure_module(name: str):
 
 
 def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = None, say=print) -> list[Path]:
-    """Draws figures into `out` from the store or, where it holds none of a figure's students, from CSV tables in `fallback`.
+    """Draws figures into `out` from the store or, where it holds none of a figure's students, from CSV tables in
+    `fallback`.
 
     Raises NothingToDraw if there is neither."""
     written: list[Path] = []
@@ -51,9 +52,17 @@ def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = No
         if module.NEEDS not in read:
             read[module.NEEDS] = tables.students(sweep, store)
         table = read[module.NEEDS]
-        manifest = {"figure": name, "experiment": sweep.name, "preset": preset, "caption": module.CAPTION, "versions": versions()}
+        manifest = {
+            "figure": name,
+            "experiment": sweep.name,
+            "preset": preset,
+            "caption": module.CAPTION,
+            "versions": versions(),
+        }
         if len(table):
-            table = table[module.columns(table)].sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
+            table = (
+                table[module.columns(table)].sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
+            )
             missing = len(store.missing(sweep.cells()))
             if missing:
                 say(f"{name}: {missing} of {len(sweep.cells())} students are not there yet; drawn without them")
@@ -62,8 +71,10 @@ def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = No
             manifest = json.loads((fallback / f"{name}.json").read_text())
             say(f"{name}: no stored results in {store.root}; drawn from {fallback / name}.csv")
         else:
-            raise NothingToDraw(f"results folder {store.root} holds no student of figure {name!r} (experiment "
-                                f"{sweep.name}, preset {preset}); run `make run`, or choose another folder with --results")
+            raise NothingToDraw(
+                f"results folder {store.root} holds no student of figure {name!r} (experiment "
+                f"{sweep.name}, preset {preset}); run `make run`, or choose another folder with --results"
+            )
         with style():
             drawn = module.draw(table)
         manifest["cells"] = sorted(set(table["key"]))

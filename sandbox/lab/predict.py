@@ -96,9 +96,11 @@ def _by_modes(cell: Cell) -> Prediction:
 
 
 def settled_steps(cell: Cell) -> int:
-    """Updates after which the noiseless student has grown to .985 of its end, times 1.25: a linear cell's natural length.
+    """Updates after which the noiseless student has grown to .985 of its end, times 1.25: a linear cell's natural
+    length.
 
-    At d = 1 the per-sample normaliser's mean drift is infinite; the length for d = 2 is used. Raises HypothesisError as `predict`."""
+    At d = 1 the per-sample normaliser's mean drift is infinite; the length for d = 2 is used. Raises HypothesisError as
+    `predict`."""
     _require_linear(cell)
     if cell.dim == 1 and cell.normaliser == "per-sample":
         time = copying.settling_time(_flat(cell, 2.0))
@@ -112,8 +114,9 @@ def settled_steps(cell: Cell) -> int:
 def predicted_onset(cells: Sequence[Cell]) -> float:
     """d* at which the predicted displacement of an arm passes 1/2 within its swept dimensions, NaN if it does not.
 
-    For flat spectra the theory is evaluated at real d, with learning rate and batch interpolated in log d; else the predictions at
-    the swept dimensions are. Raises HypothesisError as `predict`, if it fails at every swept dimension."""
+    For flat spectra the theory is evaluated at real d, with learning rate and batch interpolated in log d; else the
+    predictions at the swept dimensions are. Raises HypothesisError as `predict`, if it fails at every swept
+    dimension."""
     by_dim = {cell.dim: cell.condition() for cell in cells}
     known: dict[int, float] = {}
     failure = None
@@ -130,6 +133,7 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
         return math.nan
     first = by_dim[int(inside[0])]
     if first.start != "teacher" or first.exponent:
+
         def displacement_at(d: float) -> float:
             return float(np.interp(np.log(d), np.log(dims), [known[int(v)] for v in dims]))
     else:

@@ -1,4 +1,5 @@
-"""Progress: a bar with an estimate of the time left, plain lines where there is no terminal, and a file for other shells."""
+"""Progress: a bar with an estimate of the time left, plain lines where there is no terminal, and a file for other
+shells."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Progress:
     """Work done, out of a total, in units of cost; use as a context manager.
 
     Args:
-        total: cost of all the work. students: number of students in it. status: file that tells other shells how far it is.
+        total: cost of all the work. students: number of students in it. status: file that tells other shells how far it
+        is.
         quiet: show nothing here (the file is still written).
     """
 
@@ -36,7 +38,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._terminal:
-            self._bar = tqdm(total=self.total, bar_format="{percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]")
+            self._bar = tqdm(
+                total=self.total, bar_format="{percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
+            )
         self._show(force=True)
         return self
 
@@ -73,14 +77,25 @@ class Progress:
         elif not self._quiet and (force or now - self._said >= LINE_EVERY_SECONDS):
             self._said = now
             ahead = "" if left is None else f", about {left:.0f} s left"
-            print(f"{self.done / self.total:4.0%}  {text}, {now - self.started:.0f} s{ahead}", file=sys.stderr, flush=True)
+            print(
+                f"{self.done / self.total:4.0%}  {text}, {now - self.started:.0f} s{ahead}", file=sys.stderr, flush=True
+            )
         if force or now - self._written >= EVERY_SECONDS:
             self._written = now
-            write_json(self.status, {
-                "state": state, "pid": os.getpid(), "share": self.done / self.total, "finished": self.finished,
-                "failed": self.failed, "students": self.students, "seconds": now - self.started, "seconds_left": left,
-                "updated": now,
-            })
+            write_json(
+                self.status,
+                {
+                    "state": state,
+                    "pid": os.getpid(),
+                    "share": self.done / self.total,
+                    "finished": self.finished,
+                    "failed": self.failed,
+                    "students": self.students,
+                    "seconds": now - self.started,
+                    "seconds_left": left,
+                    "updated": now,
+                },
+            )
 
 
 def read_status(path: Path) -> dict | None:

@@ -4,8 +4,8 @@
     <root>/cells/<key>.json          a finished student: its cell, status and numbers
     <root>/cells/<key>.npz           its trained weights, written before the JSON
 
-A student is finished when its JSON exists. Files are written beside their place, flushed to disk and renamed, so that a killed
-run leaves finished students and nothing half-written under a final name. A damaged file is named and skipped.
+A student is finished when its JSON exists. Files are written beside their place, flushed to disk and renamed, so that a
+killed run leaves finished students and nothing half-written under a final name. A damaged file is named and skipped.
 """
 
 from __future__ import annotations
@@ -44,10 +44,15 @@ def write_atomically(path: Path, write: Callable) -> None:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def write_json(path: Path, content) -> None:
     """Writes JSON atomically: sorted keys, no NaN (absent values are null)."""
     text = json.dumps(content, sort_keys=True, allow_nan=False, indent=1)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 class Store:
@@ -67,11 +72,15 @@ class Store:
             try:
                 version = json.loads(schema.read_text())["schema_version"]
             except (ValueError, KeyError, TypeError, OSError):
-                raise StoreError(f"{schema} is damaged; if {self.root} holds results of this project, write "
-                                 f'{{"schema_version": {SCHEMA_VERSION}}} into it') from None
+                raise StoreError(
+                    f"{schema} is damaged; if {self.root} holds results of this project, write "
+                    f'{{"schema_version": {SCHEMA_VERSION}}} into it'
+                ) from None
             if version != SCHEMA_VERSION:
-                raise StoreError(f"{self.root} holds results of schema version {version}, this program reads version "
-                                 f"{SCHEMA_VERSION}; move the folder away or choose another one with --results")
+                raise StoreError(
+                    f"{self.root} holds results of schema version {version}, this program reads version "
+                    f"{SCHEMA_VERSION}; move the folder away or choose another one with --results"
+                )
         if create:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +114,7 @@ class Store:
         """Stores a finished student: arrays first, then the JSON that makes it count."""
         if record.get("status") not in FINISHED:
             raise ValueError(f"status must be one of {', '.join(FINISHED)}, got {record.get('status')!r}")
-        write_atomically(self.folder / f"{cell.key}.npz", lambda file: np.savez(file, **arrays))
+        write_atomically(self.folder / f"{cell.key}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         write_json(self.folder / f"{cell.key}.json", {**record, "cell": json.loads(cell.canonical())})
 
     def arrays(self, cell: Cell) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sandbox.lab.store import write_atomically, write_json
+from sandbox.lab.store import write_bytes, write_json
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches
 
@@ -25,11 +26,26 @@ MARKER = {"linear": "o", "affine": "D"}
 
 RC = {
     **sns.axes_style("ticks"),
-    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.fontsize": 8, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "lines.linewidth": 1.0,
-    "axes.spines.top": False, "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "xtick.minor.visible": False, "ytick.minor.visible": False, "svg.fonttype": "none", "svg.hashsalt": "dmd-sandbox",
-    "figure.dpi": 100, "savefig.dpi": 220, "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "font.family": "DejaVu Sans",
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dmd-sandbox",
+    "figure.dpi": 100,
+    "savefig.dpi": 220,
+    "figure.constrained_layout.use": True,
 }
 
 
@@ -72,13 +88,14 @@ def jitter(n: int, seed: int, width: float = 0.06) -> np.ndarray:
 def dots(ax: Axes, x, y, passed, color: str, student: str = "linear", seed: int = 0) -> None:
     """One dot per student; those that failed the law gate are hollow."""
     x, y, passed = np.asarray(x, float) * jitter(len(x), seed), np.asarray(y, float), np.asarray(passed, bool)
-    kind = {"marker": MARKER[student], "s": 7, "linewidths": 0.5, "zorder": 3}
+    kind: dict[str, Any] = {"marker": MARKER[student], "s": 7, "linewidths": 0.5, "zorder": 3}
     ax.scatter(x[passed], y[passed], facecolors=color, edgecolors="none", alpha=0.35, **kind)
     ax.scatter(x[~passed], y[~passed], facecolors="none", edgecolors=color, alpha=0.8, **kind)
 
 
 def mean_band(table: pd.DataFrame, value: str, resamples: int = 2000) -> pd.DataFrame:
-    """Mean over seeds at each dimension with its 95 % percentile interval (seeds resampled): columns dim, mean, low, high."""
+    """Mean over seeds at each dimension with its 95 % percentile interval (seeds resampled): columns dim, mean, low,
+    high."""
     rng = np.random.default_rng(0)
     rows = []
     for dim, group in table.groupby("dim"):
@@ -107,9 +124,9 @@ def write_figure(fig: Figure, table: pd.DataFrame, manifest: dict, folder: Path,
         with mpl.rc_context(RC):
             fig.savefig(buffer, format=ending, metadata=metadata)
         path = folder / f"{name}.{ending}"
-        write_atomically(path, lambda file, data=buffer.getvalue(): file.write(data))
+        write_bytes(path, buffer.getvalue())
         written.append(path)
     text = table.to_csv(index=False, lineterminator="\n").encode()
-    write_atomically(folder / f"{name}.csv", lambda file: file.write(text))
+    write_bytes(folder / f"{name}.csv", text)
     write_json(folder / f"{name}.json", manifest)
     return [*written, folder / f"{name}.csv", folder / f"{name}.json"]

@@ -14,8 +14,20 @@ from sandbox.lab.cell import Cell, cell_from
 Value = Any | Callable[[dict], Any]
 
 # What may differ between the students of a pack: it changes no tensor's shape and no step of the loop.
-RIDES_A_PACK = ("seed", "lr", "start", "start_scale", "sigma_init", "variance", "exponent", "modes", "radius",
-                "separation", "std", "teacher_seed")
+RIDES_A_PACK = (
+    "seed",
+    "lr",
+    "start",
+    "start_scale",
+    "sigma_init",
+    "variance",
+    "exponent",
+    "modes",
+    "radius",
+    "separation",
+    "std",
+    "teacher_seed",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,8 @@ def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
 
 
 def cost(pack: Sequence[Cell]) -> float:
-    """A pack's training time in arbitrary units: the loop's fixed price, the noise, the products and the eigendecomposition."""
+    """A pack's training time in arbitrary units: the loop's fixed price, the noise, the products and the
+    eigendecomposition."""
     cell = pack[0]
     d, B = cell.dim, cell.batch
     return cell.steps * (600.0 + len(pack) * (40.0 + 0.06 * B * d + 0.0006 * B * d**2 + 0.0012 * d**3))

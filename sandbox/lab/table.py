@@ -17,10 +17,12 @@ from sandbox.theory.hypotheses import HypothesisError
 
 
 def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
-    """One row per finished student of the sweep: arm, key, status, the cell's fields, every measure, and its prediction.
+    """One row per finished student of the sweep: arm, key, status, the cell's fields, every measure, and its
+    prediction.
 
-    Predicted values are `predicted_displacement`, `predicted_gauge`, `predicted_leading`, `predicted_rest`, `xi`, NaN where the theory makes no
-    prediction, with its reason in `prediction`. `weight_ij` are the entries of linear students of dimension <= weights_up_to."""
+    Predicted values are `predicted_displacement`, `predicted_gauge`, `predicted_leading`, `predicted_rest`, `xi`, NaN
+    where the theory makes no prediction, with its reason in `prediction`. `weight_ij` are the entries of linear
+    students of dimension <= weights_up_to."""
     rows = []
     for arm, cell in sweep.students():
         record = store.get(cell)
@@ -49,10 +51,22 @@ def _predicted(cell) -> dict:
         p = predict(cell)
     except HypothesisError as error:
         nan = float("nan")
-        return {"predicted_displacement": nan, "predicted_gauge": nan, "predicted_leading": nan, "predicted_rest": nan,
-                "xi": nan, "prediction": f"none: {error}"}
-    return {"predicted_displacement": p.displacement, "predicted_gauge": p.gauge, "predicted_leading": p.leading,
-            "predicted_rest": p.rest, "xi": p.xi, "prediction": p.source}
+        return {
+            "predicted_displacement": nan,
+            "predicted_gauge": nan,
+            "predicted_leading": nan,
+            "predicted_rest": nan,
+            "xi": nan,
+            "prediction": f"none: {error}",
+        }
+    return {
+        "predicted_displacement": p.displacement,
+        "predicted_gauge": p.gauge,
+        "predicted_leading": p.leading,
+        "predicted_rest": p.rest,
+        "xi": p.xi,
+        "prediction": p.source,
+    }
 
 
 def gated(table: pd.DataFrame) -> pd.DataFrame:
@@ -63,24 +77,36 @@ def gated(table: pd.DataFrame) -> pd.DataFrame:
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
     """The gated students without those of the per-sample normaliser at d <= 2.
 
-    The normaliser's gradient has an infinite variance there (and an infinite mean at d = 1): a mechanism of its own, which is shown but is
-    no part of a trend with dimension."""
+    The normaliser's gradient has an infinite variance there (and an infinite mean at d = 1): a mechanism of its own,
+    which is shown but is no part of a trend with dimension."""
     table = gated(table)
     return table[~((table["normaliser"] == "per-sample") & (table["dim"] <= 2))]
 
 
 def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.DataFrame:
-    """One row per arm: students, diverged, gate pass rate, and the onset of copying with its interval beside the predicted d*.
+    """One row per arm: students, diverged, gate pass rate, and the onset of copying with its interval beside the
+    predicted d*.
 
-    The onset is of `value` over the students of `comparable`. Columns: arm, students, diverged, gate, onset, at, low, high, predicted."""
+    The onset is of `value` over the students of `comparable`. Columns: arm, students, diverged, gate, onset, at, low,
+    high, predicted."""
     cells: dict[str, list] = {}
     for arm, cell in sweep.students():
         cells.setdefault(arm, []).append(cell)
     rows = []
     for arm, wanted in cells.items():
         mine = table[table["arm"] == arm] if len(table) else table
-        row = {"arm": arm, "students": len(mine), "of": len(wanted), "diverged": 0, "gate": np.nan, "onset": "no students",
-               "at": np.nan, "low": np.nan, "high": np.nan, "predicted": np.nan}
+        row = {
+            "arm": arm,
+            "students": len(mine),
+            "of": len(wanted),
+            "diverged": 0,
+            "gate": np.nan,
+            "onset": "no students",
+            "at": np.nan,
+            "low": np.nan,
+            "high": np.nan,
+            "predicted": np.nan,
+        }
         try:
             row["predicted"] = predicted_onset(wanted)
         except HypothesisError:
@@ -109,7 +135,15 @@ def arms_text(summary: pd.DataFrame) -> str:
         interval = f"{number(row.at)} [{number(row.low)}, {number(row.high)}]" if np.isfinite(row.at) else "-"
         diverged = f" ({row.diverged} diverged)" if row.diverged else ""
         gate = "-" if not np.isfinite(row.gate) else f"{row.gate:.0%}"
-        lines.append((row.arm, f"{row.students}/{row.of}{diverged}", gate, words.get(row.onset, row.onset), interval,
-                      number(row.predicted)))
+        lines.append(
+            (
+                row.arm,
+                f"{row.students}/{row.of}{diverged}",
+                gate,
+                words.get(row.onset, row.onset),
+                interval,
+                number(row.predicted),
+            )
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

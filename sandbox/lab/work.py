@@ -23,8 +23,8 @@ from sandbox.student.networks import Pack
 from sandbox.teacher.flow import teacher_jacobian, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
 
-# Held-out points of every measurement, one set per dimension for all students, and the level where the reference map starts. Part of
-# the algorithm: a change of either raises ALGORITHM_VERSION.
+# Held-out points of every measurement, one set per dimension for all students, and the level where the reference map
+# starts. Part of the algorithm: a change of either raises ALGORITHM_VERSION.
 HELD_OUT = 1024
 REFERENCE_SIGMA = 80.0
 
@@ -36,7 +36,8 @@ Report = Callable[[float], None]
 
 
 def seed_of(purpose: str, number: int) -> int:
-    """A generator's seed for a purpose (`training`, `start`, `held-out`, ...): streams of different purposes do not overlap."""
+    """A generator's seed for a purpose (`training`, `start`, `held-out`, ...): streams of different purposes do not
+    overlap."""
     return int.from_bytes(hashlib.sha256(f"{purpose}/{number}".encode()).digest()[:8], "big") >> 1
 
 
@@ -46,8 +47,14 @@ def generator(purpose: str, number: int) -> torch.Generator:
 
 def start_of(cell: Cell) -> tuple[torch.nn.Module, Tensor]:
     """The cell's student at its start, and the rotation folded into it."""
-    return linear_start(cell.start, cell.mixture(), cell.sigma_init, generator("start", cell.seed), cell.start_scale,
-                        bias=cell.student == "affine")
+    return linear_start(
+        cell.start,
+        cell.mixture(),
+        cell.sigma_init,
+        generator("start", cell.seed),
+        cell.start_scale,
+        bias=cell.student == "affine",
+    )
 
 
 def held_out(dim: int) -> Tensor:
@@ -90,8 +97,13 @@ def train_pack(cells: Sequence[Cell], report: Report | None = None) -> list[tupl
         starts, rotations = zip(*(start_of(cell) for cell in cells), strict=True)
         references = [reference_of(cell) for cell in cells]
         recipe = Recipe(
-            steps=first.steps, lr=torch.tensor([cell.lr for cell in cells], dtype=torch.float64), batch=first.batch,
-            normaliser=first.normaliser, reduction=first.reduction, law=first.law(), antithetic=first.antithetic,
+            steps=first.steps,
+            lr=torch.tensor([cell.lr for cell in cells], dtype=torch.float64),
+            batch=first.batch,
+            normaliser=first.normaliser,
+            reduction=first.reduction,
+            law=first.law(),
+            antithetic=first.antithetic,
         )
         generators = [generator("training", cell.seed) for cell in cells]
         trajectories: list[list[dict]] = [[] for _ in cells]
@@ -150,8 +162,14 @@ def _finish(cell: Cell, snapshot: Snapshot, i: int, rotation: Tensor, trajectory
         return {"status": "diverged", "diverged_at": lost_at, "measures": {}, "trajectory": _clean(seen)}, arrays
     teacher, student = cell.mixture(), snapshot.students.member(i)
     measures = measurements(
-        student, teacher, reference.z, REFERENCE_SIGMA, seed_of("shuffles", cell.seed) % 2**32,
-        reference.x, reference.spectrum, reference.calibration,
+        student,
+        teacher,
+        reference.z,
+        REFERENCE_SIGMA,
+        seed_of("shuffles", cell.seed) % 2**32,
+        reference.x,
+        reference.spectrum,
+        reference.calibration,
     )
     A = parameters["weight"]
     measures["gauge_polar"] = trajectory[-1]["gauge_polar"]

@@ -15,17 +15,21 @@ from sandbox.teacher.flow import teacher_encode
 
 
 def polar_factor(A: Tensor) -> Tensor:
-    """The orthogonal Q of A = (A A^T)^(1/2) Q, (*E, d, d): the noise remapping of a linear student of symmetric teacher.
+    """The orthogonal Q of A = (A A^T)^(1/2) Q, (*E, d, d): the noise remapping of a linear student of symmetric
+    teacher.
 
     Raises ValueError if A is singular to rounding: its polar factor is then not unique."""
     U, s, Vh = torch.linalg.svd(A.double())
     if (s[..., -1] <= s[..., 0] * 1e-14).any():
-        raise ValueError(f"A must be invertible to have a polar factor, got a smallest singular value of {s[..., -1].min():g}")
+        raise ValueError(
+            f"A must be invertible to have a polar factor, got a smallest singular value of {s[..., -1].min():g}"
+        )
     return U @ Vh
 
 
 def polar_displacement(A: Tensor, reference: Tensor | None = None) -> Tensor:
-    """rho_g = 1 - tr(Q Q_ref^T) / d from the polar factors of two linear maps, (*E,): 0 for a copy, 1 for a random rotation.
+    """rho_g = 1 - tr(Q Q_ref^T) / d from the polar factors of two linear maps, (*E,): 0 for a copy, 1 for a random
+    rotation.
 
     The reference is the identity's, hence any symmetric positive teacher's, by default. Equals E|R(z) - z|^2 / (2d)
     for the rotation R = Q_ref^T Q, and, unlike the displacement, does not see a difference of laws."""

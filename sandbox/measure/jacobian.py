@@ -13,7 +13,8 @@ from torch.func import jacfwd, jacrev, vmap
 
 
 def jacobian(f: Callable[[Tensor], Tensor], z: Tensor, chunk: int = 64) -> Tensor:
-    """df/dz at each point, (n, d_out, d_in), computed in z's precision and returned in float64, by forward or reverse mode, whichever needs fewer passes.
+    """df/dz at each point, (n, d_out, d_in), computed in z's precision and returned in float64, by forward or reverse
+    mode, whichever needs fewer passes.
 
     Args:
         f: (n, d_in) -> (n, d_out), each row a function of its own row alone.
@@ -48,7 +49,8 @@ def _checked(s: Tensor) -> Tensor:
 
 
 def effective_rank(s: Tensor) -> Tensor:
-    """exp of the entropy of s / sum(s), between 1 and the number of singular values (Roy & Vetterli 2007); (..., m) -> (...).
+    """exp of the entropy of s / sum(s), between 1 and the number of singular values (Roy & Vetterli 2007); (..., m) ->
+    (...).
 
     >>> round(effective_rank(torch.ones(7)).item(), 12)
     7.0

@@ -38,7 +38,9 @@ def sliced_w2(x: Tensor, y: Tensor, seed: int = 0) -> float:
         raise ValueError(f"samples must have one dimension, got {x.shape[-1]} and {y.shape[-1]}")
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise ValueError("samples must be finite")
-    return float(ot.sliced_wasserstein_distance(x.double().numpy(), y.double().numpy(), n_projections=PROJECTIONS, seed=seed))
+    return float(
+        ot.sliced_wasserstein_distance(x.double().numpy(), y.double().numpy(), n_projections=PROJECTIONS, seed=seed)
+    )
 
 
 def calibrate(teacher: GaussianMixture, n: int, seed: int = 0, repeats: int = REPEATS) -> Calibration:
@@ -67,8 +69,8 @@ def law_match(teacher: GaussianMixture, student_x: Tensor, calibration: Calibrat
     Returns:
         sliced_w2, sliced_w2_null; mass_ratio_low/high: smallest and largest share of a mode over its weight;
         variance_ratio_low/high: smallest and largest within-mode variance over the real samples' of that mode;
-        law_passes: every mode's mass within a factor 2, within-mode variance ratio in [0.5, 2] and sliced W2 at most twice
-        its null.
+        law_passes: every mode's mass within a factor 2, within-mode variance ratio in [0.5, 2] and sliced W2 at most
+        twice its null.
     """
     real = calibration.samples
     distance = sliced_w2(student_x, real)
@@ -82,7 +84,7 @@ def law_match(teacher: GaussianMixture, student_x: Tensor, calibration: Calibrat
         else:
             variance.append(0.0 if len(theirs) > 1 else 1.0)
     passes = (
-        1 / MASS_FACTOR <= min(mass)
+        min(mass) >= 1 / MASS_FACTOR
         and max(mass) <= MASS_FACTOR
         and VARIANCE_RATIO[0] <= min(variance)
         and max(variance) <= VARIANCE_RATIO[1]

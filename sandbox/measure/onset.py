@@ -16,8 +16,9 @@ CERTAIN = 0.95
 class Onset:
     """The crossing of a threshold by a quantity's mean over seeds, as a function of the logarithm of an axis.
 
-    kind: `begins` (the quantity falls through the threshold: copying begins), `ends` (it rises: copying ends) or `none`.
-    at, low, high: the crossing and its percentile interval over seeds resampled as clusters, in the axis' units; NaN if none.
+    kind: `begins` (the quantity falls through the threshold: copying begins), `ends` (it rises: copying ends) or
+    `none`. at, low, high: the crossing and its percentile interval over seeds resampled as clusters, in the axis'
+    units; NaN if none.
     share: share of the resamples that have this crossing in range; at least 0.95 for a crossing to be called one.
     crossings: how often the unsmoothed mean changes side; more than one says that a single crossing is a poor summary.
     """
@@ -64,8 +65,9 @@ def onset(
     """The onset of copying along `axis`, from one row per student.
 
     Means over seeds are fitted by a monotone curve (isotonic regression), linear between the swept values in log(axis),
-    whose crossing of the threshold is unique. Seeds are resampled as clusters: a resampled seed brings all of its students along
-    the axis. A crossing is called one only if the fit crosses and at least 95 % of the resamples cross the same way.
+    whose crossing of the threshold is unique. Seeds are resampled as clusters: a resampled seed brings all of its
+    students along the axis. A crossing is called one only if the fit crosses and at least 95 % of the resamples cross
+    the same way.
 
     Args:
         table: mapping or DataFrame with columns axis (> 0), value and seed.
@@ -111,6 +113,9 @@ def onset(
             drawn[b] = _crossing(log_x[present], again, threshold)
     share = float(np.isfinite(drawn).mean())
     if not np.isfinite(point) or share < CERTAIN:
-        return Onset("none", *[float("nan")] * 3, share, crossings, len(seeds))
+        nan = float("nan")
+        return Onset("none", nan, nan, nan, share, crossings, len(seeds))
     low, high = np.exp(np.nanquantile(drawn, [0.025, 0.975]))
-    return Onset("ends" if rising else "begins", float(np.exp(point)), float(low), float(high), share, crossings, len(seeds))
+    return Onset(
+        "ends" if rising else "begins", float(np.exp(point)), float(low), float(high), share, crossings, len(seeds)
+    )

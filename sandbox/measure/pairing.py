@@ -27,8 +27,10 @@ class WithNull(NamedTuple):
 
 def _pair(student_x: Tensor, teacher_x: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
     if student_x.shape != teacher_x.shape or student_x.ndim != 2:
-        raise ValueError(f"student_x and teacher_x must both have shape (n, d), got {tuple(student_x.shape)} and "
-                         f"{tuple(teacher_x.shape)}")
+        raise ValueError(
+            f"student_x and teacher_x must both have shape (n, d), got {tuple(student_x.shape)} and "
+            f"{tuple(teacher_x.shape)}"
+        )
     if len(student_x) < least:
         raise ValueError(f"n must be >= {least}, got {len(student_x)}")
     for name, x in (("student_x", student_x), ("teacher_x", teacher_x)):
@@ -91,8 +93,10 @@ def split_displacement(student_x: Tensor, teacher_x: Tensor, covariance: Tensor)
     leading = int((share < 0.5 - 1e-12).sum()) + 1
     s, t = (x @ Q[:, order] for x in _pair(student_x, teacher_x))
     moved, independent = (s - t).square().mean(0), _independent_distance(s, t)
-    parts = [(moved[part].sum() / independent[part].sum()).item() if independent[part].numel() else float("nan")
-             for part in (slice(0, leading), slice(leading, None))]
+    parts = [
+        (moved[part].sum() / independent[part].sum()).item() if independent[part].numel() else float("nan")
+        for part in (slice(0, leading), slice(leading, None))
+    ]
     return parts[0], parts[1]
 
 
@@ -173,7 +177,7 @@ def pairing(
     if student_modes is not None and teacher_modes is not None:
         modes = int(max(student_modes.max(), teacher_modes.max())) + 1
         measured["mode_agreement"] = mode_agreement(student_modes, teacher_modes, modes, rng)
-    record = {}
+    record: dict[str, float] = {}
     for name, m in measured.items():
         record |= {name: m.value, f"{name}_null": m.null, f"{name}_low": m.low, f"{name}_high": m.high}
     return record

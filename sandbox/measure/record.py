@@ -43,7 +43,8 @@ def measurements(
     Args:
         student: (n, d) -> (n, d). teacher: its teacher. z: held-out standard normal points, (n, d).
         sigma_max: where the teacher's map starts. seed: of shuffles and samples.
-        reference, teacher_spectrum, calibration: T(z), the singular values of dT/dz at the first 16 points, and the law's
+        reference, teacher_spectrum, calibration: T(z), the singular values of dT/dz at the first 16 points, and the
+        law's
             calibration at n points, if they are at hand; computed otherwise.
         extra: more measures, functions (student, teacher, z) -> {name: value}; their names must be new.
     Raises:
@@ -57,7 +58,9 @@ def measurements(
     if x.shape != z.shape:
         raise ValueError(f"student must map (n, {teacher.dim}) to itself, got {tuple(x.shape)} from {tuple(z.shape)}")
     if not torch.isfinite(x).all():
-        raise ValueError(f"student must be finite, got {(~torch.isfinite(x)).any(-1).sum()} non-finite points of {len(x)}")
+        raise ValueError(
+            f"student must be finite, got {(~torch.isfinite(x)).any(-1).sum()} non-finite points of {len(x)}"
+        )
     x = x.double()
     few = z[:JACOBIAN_POINTS]
     if reference is None:
@@ -67,16 +70,25 @@ def measurements(
     if calibration is None:
         calibration = calibrate(teacher, len(z), seed)
     labels = (mode_labels(teacher, x), mode_labels(teacher, reference)) if teacher.components > 1 else (None, None)
-    record: dict[str, float | bool] = dict(pairing(x, reference, *labels, seed=seed))
+    record: dict[str, float | bool] = dict(pairing(x, reference, labels[0], labels[1], seed))
     leading, rest = split_displacement(x, reference, teacher.cov)
     record |= {"displacement_leading": leading, "displacement_rest": rest}
     gauge = gauge_displacement(teacher, x, z, sigma_max, np.random.default_rng(seed))
-    record |= {"gauge_displacement": gauge.value, "gauge_displacement_null": gauge.null,
-               "gauge_displacement_low": gauge.low, "gauge_displacement_high": gauge.high}
-    for owner, s in (("student", jacobian_spectrum(student, few.to(_precision(student)))), ("teacher", teacher_spectrum)):
-        record |= {f"{owner}_effective_rank": effective_rank(s).mean().item(),
-                   f"{owner}_stable_rank": stable_rank(s).mean().item(),
-                   f"{owner}_participation_ratio": participation_ratio(s).mean().item()}
+    record |= {
+        "gauge_displacement": gauge.value,
+        "gauge_displacement_null": gauge.null,
+        "gauge_displacement_low": gauge.low,
+        "gauge_displacement_high": gauge.high,
+    }
+    for owner, s in (
+        ("student", jacobian_spectrum(student, few.to(_precision(student)))),
+        ("teacher", teacher_spectrum),
+    ):
+        record |= {
+            f"{owner}_effective_rank": effective_rank(s).mean().item(),
+            f"{owner}_stable_rank": stable_rank(s).mean().item(),
+            f"{owner}_participation_ratio": participation_ratio(s).mean().item(),
+        }
     record |= law_match(teacher, x, calibration)
     for measure in extra:
         more = dict(measure(student, teacher, z))

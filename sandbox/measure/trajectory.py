@@ -19,8 +19,9 @@ def progress(students_x: Tensor, teacher_x: Tensor) -> dict[str, Tensor]:
         ValueError: shapes that do not agree.
     """
     if students_x.shape[-2:] != teacher_x.shape or students_x.ndim != 3:
-        raise ValueError(f"students_x must have shape (E, {', '.join(map(str, teacher_x.shape))}), got "
-                         f"{tuple(students_x.shape)}")
+        raise ValueError(
+            f"students_x must have shape (E, {', '.join(map(str, teacher_x.shape))}), got {tuple(students_x.shape)}"
+        )
     s, t = students_x.double(), teacher_x.double()
     mean_s, mean_t = s.mean(-2, keepdim=True), t.mean(-2, keepdim=True)
     spread_s = (s - mean_s).square().sum(-1).mean(-1)

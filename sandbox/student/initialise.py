@@ -47,7 +47,8 @@ def linear_start(
     scale: float = 0.1,
     bias: bool = False,
 ) -> tuple[LinearStudent, Tensor]:
-    """A linear student at its start, and the rotation R (d, d) that was folded into it (the identity but for `rotated`).
+    """A linear student at its start, and the rotation R (d, d) that was folded into it (the identity but for
+    `rotated`).
 
         teacher   A = A_0, the best linear one-step denoiser of the teacher at sigma_init
         rotated   A = A_0 R, R uniform on SO(d): the same law, another noise-data pairing

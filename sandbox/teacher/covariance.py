@@ -27,7 +27,9 @@ def _as_float(values, name: str) -> Tensor:
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} must be finite, got {tensor.tolist() if tensor.numel() <= 8 else 'non-finite entries'}")
+        raise ValueError(
+            f"{name} must be finite, got {tensor.tolist() if tensor.numel() <= 8 else 'non-finite entries'}"
+        )
     return tensor
 
 
@@ -43,8 +45,8 @@ class Covariance(ABC):
     def apply(self, phi: SpectralFunction, k: int | slice, delta: Tensor) -> Tensor:
         """phi(Sigma_k) delta for points delta (*E, n, d); for a slice of components, delta (*E, K, n, d).
 
-        phi maps eigenvalues of shape (*E, 1, m), or (*E, K, 1, m), to values that broadcast against (*E, n, m), or (*E, K, n, m),
-        so that it may depend on a noise level per point."""
+        phi maps eigenvalues of shape (*E, 1, m), or (*E, K, 1, m), to values that broadcast against (*E, n, m), or (*E,
+        K, n, m), so that it may depend on a noise level per point."""
 
     @abstractmethod
     def trace(self, phi: SpectralFunction, k: int | slice, dim: int) -> Tensor:
@@ -217,7 +219,8 @@ class Full(Covariance):
 
     @classmethod
     def gram(cls, factors: Tensor) -> Full:
-        """Sigma = factors factors^T, positive semi-definite by construction and therefore not checked: (*E, K, d, d)."""
+        """Sigma = factors factors^T, positive semi-definite by construction and therefore not checked: (*E, K, d,
+        d)."""
         other = object.__new__(cls)
         spectrum, other.basis = torch.linalg.eigh(factors @ factors.mT)
         other.spectrum = spectrum.clamp(min=0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from numbers import Integral
 
 import torch
@@ -81,7 +83,7 @@ def random(dim: int, modes: int = 8, separation: float = 1.0, std: float = 0.3, 
     return GaussianMixture(weights, separation * torch.stack(columns, -1), Isotropic(std**2))
 
 
-FAMILIES = {"gaussian": gaussian, "ring": ring, "random": random}
+FAMILIES: dict[str, Callable[..., GaussianMixture]] = {"gaussian": gaussian, "ring": ring, "random": random}
 
 
 def family(name: str, dim: int, **options) -> GaussianMixture:
@@ -91,7 +93,7 @@ def family(name: str, dim: int, **options) -> GaussianMixture:
     if name not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(sorted(FAMILIES))}, got {name!r}")
     constructor = FAMILIES[name]
-    known = set(constructor.__code__.co_varnames[1 : constructor.__code__.co_argcount])
+    known = set(list(inspect.signature(constructor).parameters)[1:])
     for option in options:
         if option not in known:
             raise ValueError(f"{option} is not an option of family {name!r}; it has {', '.join(sorted(known))}")

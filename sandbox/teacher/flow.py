@@ -47,13 +47,16 @@ def integrate(velocity: Callable[[Tensor, float], Tensor], y: Tensor, start: flo
 def _scale(teacher) -> float:
     scale = getattr(teacher, "smallest_std", DEFAULT_SCALE)
     if not scale > 0:
-        raise ValueError("teacher must have a positive smallest variance for its flow to reach sigma = 0; "
-                         "give the covariance a floor")
+        raise ValueError(
+            "teacher must have a positive smallest variance for its flow to reach sigma = 0; "
+            "give the covariance a floor"
+        )
     return scale
 
 
 def _velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]:
-    """Right-hand side in u for a state (*E, n, d, 1 + m): a point, then m tangent vectors carried by the linearised flow."""
+    """Right-hand side in u for a state (*E, n, d, 1 + m): a point, then m tangent vectors carried by the linearised
+    flow."""
 
     def velocity(y: Tensor, u: float) -> Tensor:
         sigma = scale * math.sinh(u)
@@ -68,7 +71,8 @@ def _velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]:
 
 
 def _flow(teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Carries states (n, d, 1 + m) between two noise levels; returns them with the error estimate of each point, (n,)."""
+    """Carries states (n, d, 1 + m) between two noise levels; returns them with the error estimate of each point,
+    (n,)."""
     scale = _scale(teacher)
     velocity = _velocity(teacher, scale)
     start, end = math.asinh(sigma_from / scale), math.asinh(sigma_to / scale)
@@ -89,8 +93,10 @@ def _flow(teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: flo
         if packed and len(open_):  # each teacher belongs to its place in the pack, so none can be left out
             open_, coarse = torch.arange(len(y), device=y.device), fine
     if len(open_):
-        raise FlowError(f"the flow has an estimated error above tolerance = {tolerance:g} at {len(open_)} of {len(y)} "
-                        f"points after {steps} steps (worst: {error.max().item():.3g})")
+        raise FlowError(
+            f"the flow has an estimated error above tolerance = {tolerance:g} at {len(open_)} of {len(y)} "
+            f"points after {steps} steps (worst: {error.max().item():.3g})"
+        )
     return result, error
 
 
@@ -119,7 +125,8 @@ def teacher_map(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: float = 
     """T(z): the probability flow from sigma_max * z at noise level sigma_max to sigma = 0, in float64.
 
     For a Gaussian this is m + Sigma^(1/2) (Sigma + sigma_max^2)^(-1/2) (sigma_max z - m) and no integration is done.
-    T(z) with z ~ N(0, I) has the teacher's law up to O(lambda_max / sigma_max^2), since sigma_max z is not exactly p_sigma_max.
+    T(z) with z ~ N(0, I) has the teacher's law up to O(lambda_max / sigma_max^2), since sigma_max z is not exactly
+    p_sigma_max.
 
     Args:
         teacher: a GaussianMixture, or any object with score(x, sigma).
@@ -141,13 +148,16 @@ def teacher_map(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: float = 
 
 
 def teacher_encode(teacher, x: Tensor, sigma_max: float = 80.0, tolerance: float = 1e-6, return_error: bool = False):
-    """T^-1(x): the probability flow from data x at sigma = 0 up to sigma_max, divided by sigma_max; as `teacher_map`."""
+    """T^-1(x): the probability flow from data x at sigma = 0 up to sigma_max, divided by sigma_max; as
+    `teacher_map`."""
     x = _check(teacher, x, "x", sigma_max, tolerance)
     teacher = _double(teacher)
     if _is_gaussian(teacher):
         if not teacher.smallest_std > 0:
-            raise ValueError("teacher must have a positive smallest variance for its map to be invertible; give the "
-                             "covariance a floor")
+            raise ValueError(
+                "teacher must have a positive smallest variance for its map to be invertible; give the "
+                "covariance a floor"
+            )
         mean = teacher.means[..., 0, None, :]
         z = (mean + teacher.covariance.apply(lambda v: ((v + sigma_max**2) / v).sqrt(), 0, x - mean)) / sigma_max
         return (z, torch.zeros(z.shape[:-1], dtype=z.dtype)) if return_error else z
@@ -157,7 +167,8 @@ def teacher_encode(teacher, x: Tensor, sigma_max: float = 80.0, tolerance: float
 
 
 def teacher_jacobian(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: float = 1e-6, return_error: bool = False):
-    """dT/dz by the variational equation dJ/dsigma = -sigma grad s(x; sigma) J, J = sigma_max I, (*E, n, d, d); as `teacher_map`.
+    """dT/dz by the variational equation dJ/dsigma = -sigma grad s(x; sigma) J, J = sigma_max I, (*E, n, d, d); as
+    `teacher_map`.
 
     The error estimate covers the point and every column of the Jacobian."""
     z = _check(teacher, z, "z", sigma_max, tolerance)

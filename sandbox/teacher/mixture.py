@@ -50,7 +50,9 @@ class GaussianMixture:
         if means.ndim < 2:
             raise ValueError(f"means must have shape (K, d), got {tuple(means.shape)}")
         if weights.shape != means.shape[:-1]:
-            raise ValueError(f"weights must have shape {tuple(means.shape[:-1])} to match means, got {tuple(weights.shape)}")
+            raise ValueError(
+                f"weights must have shape {tuple(means.shape[:-1])} to match means, got {tuple(weights.shape)}"
+            )
         if not torch.isfinite(means).all():
             raise ValueError("means must be finite")
         if not (weights >= 0).all():
@@ -61,7 +63,9 @@ class GaussianMixture:
         if isinstance(covariance, Isotropic) and covariance.variance.ndim == 0:
             covariance = covariance.map(lambda v: v.expand(weights.shape))
         if covariance.smallest().shape[-1] != weights.shape[-1]:
-            raise ValueError(f"covariance must have {weights.shape[-1]} components, got {covariance.smallest().shape[-1]}")
+            raise ValueError(
+                f"covariance must have {weights.shape[-1]} components, got {covariance.smallest().shape[-1]}"
+            )
         widths = {getattr(covariance, f).shape[-1] for f in ("variances", "basis") if hasattr(covariance, f)}
         widths |= {covariance.directions.shape[-2]} if hasattr(covariance, "directions") else set()
         if widths - {means.shape[-1]}:
@@ -141,8 +145,8 @@ class GaussianMixture:
         return x
 
     # -- closed forms ------------------------------------------------------------------------------------------------
-    # Components are a batch axis before the points: (*E, K, n, d). They are taken in groups, so that memory grows as n (K + d)
-    # and a group's arrays stay in cache.
+    # Components are a batch axis before the points: (*E, K, n, d). They are taken in groups, so that memory grows as n
+    # (K + d) and a group's arrays stay in cache.
 
     def _groups(self, x: Tensor) -> Iterator[slice]:
         size = max(1, GROUP_ELEMENTS // max(1, x.numel()))
@@ -158,8 +162,10 @@ class GaussianMixture:
         if level.device.type == "cpu" and not (level >= 0).all():
             raise ValueError(f"sigma must be >= 0, got {level[~(level >= 0)].flatten()[0].item():g}")
         if self._singular and (level.square() + self._covariance64.smallest().min() <= 0).any():
-            raise ValueError("sigma must be > 0 for a singular law (a component has a zero variance), got 0; "
-                             "pass sigma > 0 or give the covariance a floor")
+            raise ValueError(
+                "sigma must be > 0 for a singular law (a component has a zero variance), got 0; "
+                "pass sigma > 0 or give the covariance a floor"
+            )
         return level.square() if level.ndim == 0 else level.square()[..., None, :, None]
 
     def _log_joint(self, x: Tensor, sigma) -> Tensor:
@@ -236,7 +242,7 @@ class GaussianMixture:
         s2 = self._noise_variance(x, sigma, x.dtype)
         r = self._shares(x, sigma)
         v = mean(x, sigma)[..., None, :, :]
-        total = 0
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
         for ks in self._groups(x):
             centred = (of_components(ks, x, s2) - v).movedim(-3, -2)  # (*E, n, K, d)
             weighted = r[..., ks, :].mT[..., None] * centred

@@ -77,8 +77,9 @@ class KarrasBins:
     def __post_init__(self):
         _check_range(self.sigma_min, self.sigma_max)
         if not 0 <= self.first <= self.last < self.bins:
-            raise ValueError(f"first and last must satisfy 0 <= first <= last < bins = {self.bins}, "
-                             f"got {self.first} and {self.last}")
+            raise ValueError(
+                f"first and last must satisfy 0 <= first <= last < bins = {self.bins}, got {self.first} and {self.last}"
+            )
 
     @lru_cache(maxsize=16)  # noqa: B019 - the instances are few, frozen and small
     def _levels(self) -> Tensor:

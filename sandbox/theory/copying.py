@@ -6,7 +6,7 @@ compares the drift that grows the student with the noise that turns it meanwhile
 of Xi alone, in one of two universality classes:
 
     constant speed f = v        rho_g = F_d(Xi), the end of dA = polar(A) dtau + dW / sqrt d from Xi I
-    exponential   f = gamma a   A(t) = e^(gamma t) (a0 I + sqrt(D / 2 gamma) G), G Ginibre, exactly: rho_g = 1 - q(sqrt Xi)
+    exponential   f = gamma a   A(t) = e^(gamma t) (a0 I + sqrt(D / 2 gamma) G), G Ginibre: rho_g = 1 - q(sqrt Xi)
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from scipy.special import erfc
 from sandbox.teacher.schedule import legendre
 from sandbox.theory.flat import Flat
 
-# F_d interpolates between its two derived ends by 1 - exp(-c Xi). c belongs to the universal process, not to any measurement. The values
-# at 2 and from 4 on are the published ones; at 3, the relative least-squares fit to `universal.universal_displacement`. The same fit gives
-# 1.0 at d = 2 and 1.6 at d = 4: 1.9 is the large-d constant.
+# F_d interpolates between its two derived ends by 1 - exp(-c Xi). c belongs to the universal process, not to any
+# measurement. The values at 2 and from 4 on are the published ones; at 3, the relative least-squares fit to
+# `universal.universal_displacement`. The same fit gives 1.0 at d = 2 and 1.6 at d = 4: 1.9 is the large-d constant.
 INTERPOLATION = {2: 0.9, 3: 1.4, 4: 1.9}
 
 
-def copying_number(problem: Flat, lr: float, batch: int, antithetic: bool = False) -> float:
-    """Xi of a flat problem started at the teacher; inf with antithetic noise, which removes the gauge noise at first order.
+def copying_number(problem: Flat, lr: float, batch: float, antithetic: bool = False) -> float:
+    """Xi of a flat problem started at the teacher; inf with antithetic noise, which removes the gauge noise at first
+    order.
 
     Args:
-        lr: learning rate per unit of the summed (not averaged) gradient over coordinates. batch: samples per step, both copies of
+        lr: learning rate per unit of the summed (not averaged) gradient over coordinates. batch: samples per step, both
+        copies of
             an antithetic pair counted.
     Raises:
         ValueError: lr <= 0, batch < 1, or a start above the end.
@@ -45,7 +47,8 @@ def copying_number(problem: Flat, lr: float, batch: int, antithetic: bool = Fals
 
 
 def _noise_integral(problem: Flat) -> float:
-    """int n_eps / (a^2 f) da from the start to the end, in log a: both f and n vanish at the end, their ratio as well."""
+    """int n_eps / (a^2 f) da from the start to the end, in log a: both f and n vanish at the end, their ratio as
+    well."""
     low, high = np.log(problem.start), np.log(problem.end)
     if not low < high:
         raise ValueError(f"sigma_init must leave the start below the end, got a start of {problem.start:g}")
@@ -65,8 +68,9 @@ def settling_time(problem: Flat, share: float = 0.985, margin: float = 1.25) -> 
 def constant_speed(dim: float, xi) -> np.ndarray:
     """F_d(Xi), the displacement of the constant-speed class, 0 <= F <= 1.
 
-    Exact at d = 1, exp(-2 Xi). For d >= 2 an interpolation between 1 - 2 Xi (Xi -> 0) and (1 - 1/d) / (4 Xi) (Xi -> inf) whose
-    one constant belongs to the universal process; within .035 of it at d = 2 to 4, .02 at 8, .007 from 32 on.
+    Exact at d = 1, exp(-2 Xi). For d >= 2 an interpolation between 1 - 2 Xi (Xi -> 0) and (1 - 1/d) / (4 Xi) (Xi ->
+    inf) whose one constant belongs to the universal process; within .035 of it at d = 2 to 4, .02 at 8, .007 from 32
+    on.
     """
     xi = np.asarray(xi, dtype=float)
     if dim <= 1:
@@ -80,9 +84,10 @@ def constant_speed(dim: float, xi) -> np.ndarray:
 def free_polar(x: float) -> float:
     r"""q(x) = E tr polar(x I + G) / d for a large Ginibre matrix G: d/dx of tau|x + c|, c circular.
 
-    From the symmetrised singular-value law, (delta_x + delta_-x)/2 [+] semicircle, whose Cauchy transform on the imaginary axis is -i g(y)
-    with g^3 + 2 y g^2 + (y^2 + x^2 - 1) g - y = 0, and tau|T| = (2/pi) int_0^inf (1 - y g) dy:
-    q = (2/pi) int 2 x y g / (3 g^2 + 4 y g + y^2 + x^2 - 1) dy. Equal to 1 - 1/(4 x^2) for x >= 1 (to rounding; not proved here).
+    From the symmetrised singular-value law, (delta_x + delta_-x)/2 [+] semicircle, whose Cauchy transform on the
+    imaginary axis is -i g(y) with g^3 + 2 y g^2 + (y^2 + x^2 - 1) g - y = 0, and tau|T| = (2/pi) int_0^inf (1 - y g)
+    dy: q = (2/pi) int 2 x y g / (3 g^2 + 4 y g + y^2 + x^2 - 1) dy. Equal to 1 - 1/(4 x^2) for x >= 1 (to rounding; not
+    proved here).
     """
     if x <= 0:
         return 0.0
@@ -98,25 +103,29 @@ def free_polar(x: float) -> float:
 
 
 def exponential_growth(dim: float, xi) -> np.ndarray:
-    """The displacement of the exponential class, 1 - q(sqrt Xi) for large d; exact at d = 1, where it is erfc(sqrt(Xi / 2))."""
+    """The displacement of the exponential class, 1 - q(sqrt Xi) for large d; exact at d = 1, where it is erfc(sqrt(Xi /
+    2))."""
     xi = np.asarray(xi, dtype=float)
     if dim <= 1:
         return erfc(np.sqrt(xi / 2))
     return 1 - np.vectorize(lambda v: 1.0 if np.isinf(v) else free_polar(np.sqrt(v)), otypes=[float])(xi)
 
 
-def displacement(problem: Flat, lr: float, batch: int, antithetic: bool = False) -> float:
-    """rho_g of a student started at the teacher, by the class of the problem's weighting; arguments as `copying_number`."""
+def displacement(problem: Flat, lr: float, batch: float, antithetic: bool = False) -> float:
+    """rho_g of a student started at the teacher, by the class of the problem's weighting; arguments as
+    `copying_number`."""
     xi = copying_number(problem, lr, batch, antithetic)
     scaling = exponential_growth if problem.exponential else constant_speed
     return float(scaling(problem.dim, xi))
 
 
 def pair_displacement(rho_g: float, variance: float, sigma_max: float) -> float:
-    """The displacement of the pairs from that of the gauge, once the student has the teacher's law, for a flat spectrum.
+    """The displacement of the pairs from that of the gauge, once the student has the teacher's law, for a flat
+    spectrum.
 
-    E|S - T|^2 / (tr Cov S + tr Cov T) with S = sqrt(lambda) Q z and T = a_T z, a_T = sigma_max sqrt(lambda / (lambda + sigma_max^2)): the
-    teacher's map from sigma_max z misses its law by O(lambda / sigma_max^2), which leaves a floor at rho_g = 0."""
+    E|S - T|^2 / (tr Cov S + tr Cov T) with S = sqrt(lambda) Q z and T = a_T z, a_T = sigma_max sqrt(lambda / (lambda +
+    sigma_max^2)): the teacher's map from sigma_max z misses its law by O(lambda / sigma_max^2), which leaves a floor at
+    rho_g = 0."""
     a_T = sigma_max * np.sqrt(variance / (variance + sigma_max**2))
     return float(1 - 2 * a_T * np.sqrt(variance) * (1 - rho_g) / (variance + a_T**2))
 
@@ -127,6 +136,7 @@ def critical_dimension(displacement_at, low: float = 2.0, high: float = 4096.0) 
     Args:
         displacement_at: d -> rho_g, d real; decreasing (copying begins at d*) or increasing (it ends there).
     """
+
     def excess(log_d: float) -> float:
         return displacement_at(float(np.exp(log_d))) - 0.5
 

@@ -1,19 +1,22 @@
 r"""Drift and gauge noise of a linear student on a flat teacher Sigma = lambda I, all singular values equal to a.
 
-With H = kappa - k, u = x - D_real(x_sigma) = (1-k) x - k sigma eps, v_u = (1-k)^2 a^2 + k^2 sigma^2 its variance per coordinate:
+With H = kappa - k, u = x - D_real(x_sigma) = (1-k) x - k sigma eps, v_u = (1-k)^2 a^2 + k^2 sigma^2 its variance per
+coordinate:
 
     f(a)      = a E_sigma[w (k - kappa)]              drift of a:             da/dt = f(a),  t = lr * steps
     n_eps(a)  = E_sigma[w^2 (k - kappa)^2 sigma^2]    gauge noise:            the part of the gradient that rotates
     n_x(a)    = E_sigma[w^2 (k - kappa)^2 a^2]        horizontal noise:       changes the law, not the pairing
 
 for a weighting w that is the same for all samples. The per-sample normaliser 1/nu is correlated with the sample; with
-alpha_p = E[xi^2/nu^p], beta_p = E[1/nu^p] for nu the mean of d standard normals' moduli, regression of x and y on u gives
+alpha_p = E[xi^2/nu^p], beta_p = E[1/nu^p] for nu the mean of d standard normals' moduli, regression of x and y on u
+gives
 
-    f(a)      = E_sigma[(k - kappa) (q alpha_1 + (a^2 - q) beta_1) / (a sqrt v_u)],   q = (1-k) a^2 ((1-k) a^2 - k sigma^2) / v_u
+    f(a)      = E_sigma[(k - kappa) (q alpha_1 + (a^2 - q) beta_1) / (a sqrt v_u)]
+    q         = (1-k) a^2 ((1-k) a^2 - k sigma^2) / v_u
     n_eps(a)  = E_sigma[(k - kappa)^2 sigma^2 alpha_2 / v_u]
 
-(the second because the rotating part is the antisymmetric pair, in which the regression on u drops out). For d -> infinity
-alpha_1 = beta_1 = sqrt(pi/2) and alpha_2 = pi/2: nu self-averages.
+(the second because the rotating part is the antisymmetric pair, in which the regression on u drops out). For d ->
+infinity alpha_1 = beta_1 = sqrt(pi/2) and alpha_2 = pi/2: nu self-averages.
 """
 
 from __future__ import annotations
@@ -57,8 +60,10 @@ class Flat:
         if self.normaliser not in ("per-sample", "batch", "off"):
             raise ValueError(f"normaliser must be one of per-sample, batch, off, got {self.normaliser!r}")
         if self.normaliser == "per-sample" and self.dim <= 1:
-            raise HypothesisError("the per-sample normaliser has no prediction at d = 1: E[1/nu] is infinite there, and so "
-                                  "is the student's mean drift")
+            raise HypothesisError(
+                "the per-sample normaliser has no prediction at d = 1: E[1/nu] is infinite there, and so "
+                "is the student's mean drift"
+            )
 
     @property
     def start(self) -> float:
@@ -90,7 +95,8 @@ class Flat:
         return flat_average(float(self.dim), power, squared)
 
     def _weight(self, v_u: np.ndarray, weight: np.ndarray) -> np.ndarray | float:
-        """The weighting that all samples share: 1, or one over the batch's mean of |u|, in the limit of a large batch."""
+        """The weighting that all samples share: 1, or one over the batch's mean of |u|, in the limit of a large
+        batch."""
         if self.normaliser == "off":
             return 1.0
         return 1 / (np.sqrt(2 / np.pi) * (weight * np.sqrt(v_u)).sum(-1, keepdims=True))
@@ -121,7 +127,8 @@ class Flat:
 
 
 def drift_closed_form(a, variance: float, law: LogUniform) -> np.ndarray:
-    """f(a) of the self-averaged per-sample normaliser (d -> infinity) for log-uniform noise levels, 0 < a < sqrt(lambda)."""
+    """f(a) of the self-averaged per-sample normaliser (d -> infinity) for log-uniform noise levels, 0 < a <
+    sqrt(lambda)."""
     a, lam = np.asarray(a, dtype=float), variance
 
     def primitive(sigma: float) -> np.ndarray:
@@ -132,7 +139,8 @@ def drift_closed_form(a, variance: float, law: LogUniform) -> np.ndarray:
 
 
 def noise_closed_form(a, variance: float, law: LogUniform) -> np.ndarray:
-    """n_eps(a) of the self-averaged per-sample normaliser (d -> infinity) for log-uniform noise levels, 0 < a < sqrt(lambda)."""
+    """n_eps(a) of the self-averaged per-sample normaliser (d -> infinity) for log-uniform noise levels, 0 < a <
+    sqrt(lambda)."""
     a, lam = np.asarray(a, dtype=float), variance
     p, b = a**2, lam**2 / a**2
 

@@ -3,10 +3,12 @@ r"""Any spectrum, student and teacher commuting: one equation per eigenmode.
     dr_k/dt = f_k(r) + r_k Gamma_k,     d ln Q_kk/dt = -Gamma_k,     rho_k = 1 - Q_kk,     r_k(0) = a_k
     Gamma_k = (lr / 2B) sum_{l != k} (r_k^2 n_k + r_l^2 n_l) / (r_k^2 + r_l^2)^2
 
-Off-diagonal covariance relaxes fast, so that a gradient's noise is projected on the vertical direction of each pair (k, l); that
-projection is the denominator. Per mode, with v_j = (1-k_j)^2 r_j^2 + k_j^2 sigma^2 the variance of u_j and nu = mean_j |u_j|,
+Off-diagonal covariance relaxes fast, so that a gradient's noise is projected on the vertical direction of each pair (k,
+l); that projection is the denominator. Per mode, with v_j = (1-k_j)^2 r_j^2 + k_j^2 sigma^2 the variance of u_j and nu
+= mean_j |u_j|,
 
-    f_k = E_sigma[(k_k - kappa_k) (q_k E[xi_k^2/nu] + (r_k^2 - q_k) E[1/nu]) / r_k],   q_k = (1-k_k) r_k^2 ((1-k_k) r_k^2 - k_k sigma^2) / v_k
+    f_k = E_sigma[(k_k - kappa_k) (q_k E[xi_k^2/nu] + (r_k^2 - q_k) E[1/nu]) / r_k]
+    q_k = (1-k_k) r_k^2 ((1-k_k) r_k^2 - k_k sigma^2) / v_k
     n_k = E_sigma[(k_k - kappa_k)^2 sigma^2 E[xi_k^2/nu^2]]
 
 for the per-sample normaliser in the eigenbasis, and 1/nu -> w for a weighting that all samples share.
@@ -77,16 +79,22 @@ def rotation_rates(r: np.ndarray, n: np.ndarray, lr: float, batch: int) -> np.nd
 
 
 def settling_time(problem: Spectrum, share: float = 0.985, margin: float = 1.25, longest: float = 1e5) -> float:
-    """t = lr * steps after which every mode of the noiseless student has grown to `share` of its end, times a margin."""
+    """t = lr * steps after which every mode of the noiseless student has grown to `share` of its end, times a
+    margin."""
     end = share * np.sqrt(problem.eigenvalues)
 
     def slowest(_, log_r):
         return float((log_r - np.log(end)).min())
 
-    slowest.terminal = True
+    slowest.terminal = True  # type: ignore[attr-defined]
     solution = solve_ivp(
         lambda _, log_r: problem.drift_and_noise(np.exp(log_r))[0] / np.exp(log_r),
-        (0, longest), np.log(problem.start), events=slowest, method="RK45", rtol=1e-5, atol=1e-5,
+        (0, longest),
+        np.log(problem.start),
+        events=slowest,
+        method="RK45",
+        rtol=1e-5,
+        atol=1e-5,
     )
     if not len(solution.t_events[0]):
         raise HypothesisError(f"the noiseless student does not reach {share:g} of its end within t = {longest:g}")

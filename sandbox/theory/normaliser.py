@@ -37,7 +37,8 @@ def laplace_second(s):
 
 @lru_cache(maxsize=1024)
 def flat_average(dim: float, power: int, squared: bool) -> float:
-    """E[1/nu^p], or E[xi_1^2/nu^p] if `squared`, for nu the mean of |xi_j| over dim standard normals; inf where it diverges.
+    """E[1/nu^p], or E[xi_1^2/nu^p] if `squared`, for nu the mean of |xi_j| over dim standard normals; inf where it
+    diverges.
 
     dim may be any real number >= 1: the integral interpolates."""
     if dim < 1:
@@ -61,8 +62,8 @@ def flat_average(dim: float, power: int, squared: bool) -> float:
 def spectrum_averages(deviations: np.ndarray, nodes: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """E[1/nu], E[xi_k^2/nu] and E[xi_k^2/nu^2] for u_j of standard deviations (m, d): shapes (m,), (m, d), (m, d).
 
-    Gauss-Legendre in x with t = c x / (1 - x), c the scale of 1/nu, so that algebraic tails are integrated too. E[1/nu] at
-    d = 1 is infinite and comes out as a large number: ask for d >= 2."""
+    Gauss-Legendre in x with t = c x / (1 - x), c the scale of 1/nu, so that algebraic tails are integrated too. E[1/nu]
+    at d = 1 is infinite and comes out as a large number: ask for d >= 2."""
     d = deviations.shape[-1]
     x, w = legendre(nodes)
     x, w = (x + 1) / 2, w / 2

@@ -1,7 +1,7 @@
 r"""d = 1: the monotone map is unique, and the only other one with the right law is its mirror image.
 
-The student's amplitude is a diffusion, da = f(a) dt + sqrt(D(a)) dW with f odd and D = (lr / B)(n_eps + 2 n_x) even. Its
-scale function s' = exp(-int 2 f / D) gives the probability of ending at -sqrt(lambda):
+The student's amplitude is a diffusion, da = f(a) dt + sqrt(D(a)) dW with f odd and D = (lr / B)(n_eps + 2 n_x) even.
+Its scale function s' = exp(-int 2 f / D) gives the probability of ending at -sqrt(lambda):
 
     P(flip) = 1/2 - 1/2 int_0^{a0} s' / int_0^{sqrt lambda} s',        rho_g = 2 P(flip)
 """

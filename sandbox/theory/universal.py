@@ -17,8 +17,8 @@ def universal_displacement(
 ) -> tuple[float, float]:
     """Mean and standard error of 1 - tr polar(A) / d at the end of `paths` simulated paths.
 
-    Euler-Maruyama with a step in proportion to the square of the amplitude xi + tau (a rotation's variance per unit time falls as
-    its inverse), up to tau = horizon; the rotation that is left, (1 - 1/d) / (4 horizon), is added."""
+    Euler-Maruyama with a step in proportion to the square of the amplitude xi + tau (a rotation's variance per unit
+    time falls as its inverse), up to tau = horizon; the rotation that is left, (1 - 1/d) / (4 horizon), is added."""
     if dim < 1 or paths < 2 or not xi > 0:
         raise ValueError(f"dim >= 1, paths >= 2 and xi > 0 are needed, got {dim}, {paths}, {xi}")
     A = xi * torch.eye(dim, dtype=torch.float64).expand(paths, dim, dim).clone()

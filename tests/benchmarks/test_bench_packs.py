@@ -55,7 +55,8 @@ def test_sixteen_students(benchmark, arrangement):
 def problem():
     law = random(WIDE, MODES)
     x = law.sample(N, torch.Generator().manual_seed(0)) + 0.5 * torch.randn(
-        N, WIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        N, WIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     return law, x
 
 

@@ -15,12 +15,29 @@ RANDOM = {"teacher": "random", "dim": 2, "separation": 1.0, "teacher_seed": 1}
 
 # For each field, a base cell and another value of the field.
 CHANGES = {
-    "teacher": ({}, "ring"), "dim": ({}, 9), "variance": ({}, 2.0), "exponent": ({}, 1.5), "modes": (RING, 6),
-    "radius": (RING, 2.5), "separation": (RANDOM, 2.0), "std": (RING, 0.3), "teacher_seed": (RANDOM, 2),
+    "teacher": ({}, "ring"),
+    "dim": ({}, 9),
+    "variance": ({}, 2.0),
+    "exponent": ({}, 1.5),
+    "modes": (RING, 6),
+    "radius": (RING, 2.5),
+    "separation": (RANDOM, 2.0),
+    "std": (RING, 0.3),
+    "teacher_seed": (RANDOM, 2),
     "student": ({}, "affine"),
-    "start": ({}, "random"), "start_scale": ({}, 0.2), "sigma_init": ({}, 40.0), "normaliser": ({}, "batch"),
-    "reduction": ({}, "mean"), "sigma_law": ({}, "karras"), "sigma_min": ({}, 0.01), "sigma_max": ({}, 90.0),
-    "antithetic": ({}, True), "lr": ({}, 0.01), "batch": ({}, 32), "steps": ({}, 7), "seed": ({}, 1),
+    "start": ({}, "random"),
+    "start_scale": ({}, 0.2),
+    "sigma_init": ({}, 40.0),
+    "normaliser": ({}, "batch"),
+    "reduction": ({}, "mean"),
+    "sigma_law": ({}, "karras"),
+    "sigma_min": ({}, 0.01),
+    "sigma_max": ({}, 90.0),
+    "antithetic": ({}, True),
+    "lr": ({}, 0.01),
+    "batch": ({}, 32),
+    "steps": ({}, 7),
+    "seed": ({}, 1),
 }
 # These have one value so far, so that no change of theirs can be made.
 SINGLE = {"fake_score", "optimiser", "algorithm_version"}
@@ -48,20 +65,47 @@ def test_the_key_follows_the_version_of_the_algorithm(monkeypatch):
 def test_the_key_is_the_hash_of_the_canonical_text():
     # Written out: a changed default, or a new field, orphans every stored result, and should not do so silently.
     fields = {
-        "teacher": "gaussian", "dim": 8, "variance": None, "exponent": None, "modes": None, "radius": None,
-        "separation": None, "std": None, "teacher_seed": None, "student": "linear", "start": "teacher",
-        "start_scale": 0.1, "sigma_init": 80.0, "fake_score": "exact", "normaliser": "per-sample", "reduction": "sum",
-        "sigma_law": "log-uniform", "sigma_min": 0.02, "sigma_max": 80.0, "antithetic": False, "optimiser": "sgd",
-        "lr": 0.02, "batch": 64, "steps": 1000, "seed": 0, "algorithm_version": 1,
+        "teacher": "gaussian",
+        "dim": 8,
+        "variance": None,
+        "exponent": None,
+        "modes": None,
+        "radius": None,
+        "separation": None,
+        "std": None,
+        "teacher_seed": None,
+        "student": "linear",
+        "start": "teacher",
+        "start_scale": 0.1,
+        "sigma_init": 80.0,
+        "fake_score": "exact",
+        "normaliser": "per-sample",
+        "reduction": "sum",
+        "sigma_law": "log-uniform",
+        "sigma_min": 0.02,
+        "sigma_max": 80.0,
+        "antithetic": False,
+        "optimiser": "sgd",
+        "lr": 0.02,
+        "batch": 64,
+        "steps": 1000,
+        "seed": 0,
+        "algorithm_version": 1,
     }
     assert Cell().canonical() == json.dumps(fields, sort_keys=True)
     assert Cell().key == hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ({"sigma_max": 80}, {"sigma_max": 80.0}), ({"dim": 8.0}, {"dim": 8}), ({"steps": 1e3}, {"steps": 1000}),
-    ({"variance": 1}, {"variance": 1.0}), ({}, {"seed": 0}),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"sigma_max": 80}, {"sigma_max": 80.0}),
+        ({"dim": 8.0}, {"dim": 8}),
+        ({"steps": 1e3}, {"steps": 1000}),
+        ({"variance": 1}, {"variance": 1.0}),
+        ({}, {"seed": 0}),
+    ],
+)
 def test_equal_numbers_are_one_cell(one, other):
     a, b = Cell(**one), Cell(**other)
     assert (a, a.key, hash(a)) == (b, b.key, hash(b))
@@ -77,19 +121,41 @@ def test_a_cell_survives_its_canonical_text():
     assert cell_from(json.loads(cell.canonical())) == cell
 
 
-@pytest.mark.parametrize(("fields", "value"), [
-    ({"teacher": "donut"}, "donut"), ({"student": "mlp"}, "mlp"), ({"start": "warm"}, "warm"),
-    ({"normaliser": "layer"}, "layer"),
-    ({"reduction": "max"}, "max"), ({"sigma_law": "cosine"}, "cosine"), ({"fake_score": "learned"}, "learned"),
-    ({"optimiser": "adam"}, "adam"), ({"dim": 0}, "0"), ({"dim": -3}, "-3"), ({"dim": 2.5}, "2.5"),
-    ({"dim": True}, "True"),
-    ({"dim": "x"}, "x"), ({"lr": 0}, "0"), ({"lr": -1.0}, "-1.0"), ({"lr": math.nan}, "nan"), ({"lr": math.inf}, "inf"),
-    ({"batch": 0}, "0"), ({"batch": 63, "antithetic": True}, "63"), ({"steps": 0}, "0"), ({"seed": -1}, "-1"),
-    ({"antithetic": 1}, "1"), ({"start_scale": 0.0}, "0.0"), ({"sigma_init": -80.0}, "-80.0"),
-    ({"sigma_min": 0.0}, "0"),
-    ({"variance": -1.0}, "-1"), ({"exponent": -0.5}, "-0.5"), ({"modes": 0, "teacher": "ring"}, "0"),
-    ({"algorithm_version": 99}, "99"), ({"lr": None}, "None"),
-])
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({"teacher": "donut"}, "donut"),
+        ({"student": "mlp"}, "mlp"),
+        ({"start": "warm"}, "warm"),
+        ({"normaliser": "layer"}, "layer"),
+        ({"reduction": "max"}, "max"),
+        ({"sigma_law": "cosine"}, "cosine"),
+        ({"fake_score": "learned"}, "learned"),
+        ({"optimiser": "adam"}, "adam"),
+        ({"dim": 0}, "0"),
+        ({"dim": -3}, "-3"),
+        ({"dim": 2.5}, "2.5"),
+        ({"dim": True}, "True"),
+        ({"dim": "x"}, "x"),
+        ({"lr": 0}, "0"),
+        ({"lr": -1.0}, "-1.0"),
+        ({"lr": math.nan}, "nan"),
+        ({"lr": math.inf}, "inf"),
+        ({"batch": 0}, "0"),
+        ({"batch": 63, "antithetic": True}, "63"),
+        ({"steps": 0}, "0"),
+        ({"seed": -1}, "-1"),
+        ({"antithetic": 1}, "1"),
+        ({"start_scale": 0.0}, "0.0"),
+        ({"sigma_init": -80.0}, "-80.0"),
+        ({"sigma_min": 0.0}, "0"),
+        ({"variance": -1.0}, "-1"),
+        ({"exponent": -0.5}, "-0.5"),
+        ({"modes": 0, "teacher": "ring"}, "0"),
+        ({"algorithm_version": 99}, "99"),
+        ({"lr": None}, "None"),
+    ],
+)
 def test_a_bad_value_is_named_with_its_field(fields, value):
     with pytest.raises(ValueError, match="got") as caught:
         Cell(**fields)
@@ -100,11 +166,16 @@ def test_a_bad_value_is_named_with_its_field(fields, value):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_m.*3"), ({"modes": 4}, "modes.*gaussian"),
-    ({"teacher": "ring", "variance": 1.0}, "variance.*ring"), ({"dimension": 4}, "dimension is not a field.*dim"),
-    ({"Dim": 4}, "Dim is not a field"),
-])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_m.*3"),
+        ({"modes": 4}, "modes.*gaussian"),
+        ({"teacher": "ring", "variance": 1.0}, "variance.*ring"),
+        ({"dimension": 4}, "dimension is not a field.*dim"),
+        ({"Dim": 4}, "Dim is not a field"),
+    ],
+)
 def test_fields_that_do_not_fit_together_are_named(fields, words):
     with pytest.raises(ValueError, match=words):
         cell_from(fields)

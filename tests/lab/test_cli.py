@@ -50,11 +50,15 @@ def test_help_lists_every_command(capsys):
     assert all(command in out for command in COMMANDS)
 
 
-@pytest.mark.parametrize(("command", "options"), [
-    ("run", ("--results", "--workers", "--scheduler", "--pack", "--out", "--no-draw", "--preset", "--dim", "--lr")),
-    ("status", ("--results", "--preset")), ("table", ("--csv", "--dim")),
-    ("figures", ("--fallback", "--only", "--out")),
-])
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("run", ("--results", "--workers", "--scheduler", "--pack", "--out", "--no-draw", "--preset", "--dim", "--lr")),
+        ("status", ("--results", "--preset")),
+        ("table", ("--csv", "--dim")),
+        ("figures", ("--fallback", "--only", "--out")),
+    ],
+)
 def test_every_command_explains_its_options(capsys, command, options):
     code, out, _ = said(capsys, command, "--help")
     assert code == 0
@@ -62,16 +66,25 @@ def test_every_command_explains_its_options(capsys, command, options):
     assert "default:" in out
 
 
-@pytest.mark.parametrize(("arguments", "named"), [
-    (("run", "--experiment", "width"), ("experiment", "'width'")), (("run", "--preset", "huge"), ("preset", "'huge'")),
-    (("run", "--dim", "0"), ("dim", "got 0")), (("run", "--dim", "x"), ("dim", "'x'")),
-    (("run", "--lr", "-1"), ("lr", "got -1")),
-    (("run", "--dim", "2", "--lr", "nan"), ("lr", "got nan")), (("run", "--teacher", "donut"), ("teacher", "'donut'")),
-    (("run", "--antithetic", "maybe"), ("antithetic", "'maybe'")), (("run", "--workers", "-2"), ("workers", "got -2")),
-    (("run", "--pack", "0"), ("pack", "got 0")), (("run", "--seed", "4:4"), ("seed", "'4:4'")),
-    (("table", "--preset", "huge"), ("preset", "'huge'")), (("status", "--preset", "huge"), ("preset", "'huge'")),
-    (("figures", "--only", "banner"), ("figure", "'banner'")),
-])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("run", "--experiment", "width"), ("experiment", "'width'")),
+        (("run", "--preset", "huge"), ("preset", "'huge'")),
+        (("run", "--dim", "0"), ("dim", "got 0")),
+        (("run", "--dim", "x"), ("dim", "'x'")),
+        (("run", "--lr", "-1"), ("lr", "got -1")),
+        (("run", "--dim", "2", "--lr", "nan"), ("lr", "got nan")),
+        (("run", "--teacher", "donut"), ("teacher", "'donut'")),
+        (("run", "--antithetic", "maybe"), ("antithetic", "'maybe'")),
+        (("run", "--workers", "-2"), ("workers", "got -2")),
+        (("run", "--pack", "0"), ("pack", "got 0")),
+        (("run", "--seed", "4:4"), ("seed", "'4:4'")),
+        (("table", "--preset", "huge"), ("preset", "'huge'")),
+        (("status", "--preset", "huge"), ("preset", "'huge'")),
+        (("figures", "--only", "banner"), ("figure", "'banner'")),
+    ],
+)
 def test_bad_input_costs_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     code, out, err = said(capsys, *smoke(arguments), "--results", str(tmp_path / "results"))
@@ -97,8 +110,10 @@ def test_results_of_another_schema_are_refused(capsys, tmp_path, command):
     (tmp_path / "schema.json").write_text('{"schema_version": 0}')
     code, _, err = said(capsys, command, "--preset", "smoke", "--results", str(tmp_path))
     assert code == 2
-    assert err == (f"error: {tmp_path} holds results of schema version 0, this program reads version 1; move the "
-                   "folder away or choose another one with --results\n")
+    assert err == (
+        f"error: {tmp_path} holds results of schema version 0, this program reads version 1; move the "
+        "folder away or choose another one with --results\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["schema.json"]
 
 
@@ -112,8 +127,9 @@ def test_a_results_folder_that_cannot_be_written_is_named(capsys, tmp_path):
 
 @pytest.mark.slow  # the address is tried for ten seconds
 def test_a_scheduler_that_does_not_answer_is_named(capsys, tmp_path):
-    code, _, err = said(capsys, "run", "--preset", "smoke", *TINY, "--results", str(tmp_path),
-                        "--scheduler", "tcp://127.0.0.1:1")
+    code, _, err = said(
+        capsys, "run", "--preset", "smoke", *TINY, "--results", str(tmp_path), "--scheduler", "tcp://127.0.0.1:1"
+    )
     assert code == 2
     assert "error: scheduler tcp://127.0.0.1:1 does not answer" in err
     assert "Traceback" not in err

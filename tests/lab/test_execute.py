@@ -128,9 +128,13 @@ def test_a_student_that_diverges_is_a_result(tmp_path, uninterrupted):
     assert contents(store, CELLS[:2]) == {c.key: uninterrupted[c.key] for c in CELLS[:2]}
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"workers": 0}, "workers must be >= 1, got 0"), ({"pack_size": 0}, "pack must be >= 1, got 0"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": 0}, "workers must be >= 1, got 0"),
+        ({"pack_size": 0}, "pack must be >= 1, got 0"),
+    ],
+)
 def test_bad_options_are_named(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
         run(CELLS[:1], Store(tmp_path), quiet=True, **options)
@@ -159,8 +163,13 @@ run(cells, Store(sys.argv[1]), workers=int(sys.argv[2]), pack_size=2, quiet=True
 def start(results, workers, mark):
     cells = json.dumps([json.loads(cell.canonical()) for cell in SWEEP])
     command = [sys.executable, "-c", DRIVER, str(results), str(workers), cells]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            env={**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def alive(mark):

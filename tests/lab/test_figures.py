@@ -61,8 +61,12 @@ def test_a_second_drawing_gives_the_same_bytes(store, drawn, tmp_path):
 def test_the_csv_beside_a_figure_draws_it_again(drawn, tmp_path):
     said = []
     draw(FIGURES, "tiny", Store(tmp_path / "none", create=False), tmp_path, fallback=drawn, say=said.append)
-    differing = [name for figure in FIGURES for name in (f"{figure}.png", f"{figure}.csv", f"{figure}.json")
-                 if (drawn / name).read_bytes() != (tmp_path / name).read_bytes()]
+    differing = [
+        name
+        for figure in FIGURES
+        for name in (f"{figure}.png", f"{figure}.csv", f"{figure}.json")
+        if (drawn / name).read_bytes() != (tmp_path / name).read_bytes()
+    ]
     assert differing == []
     assert len(said) == len(FIGURES)
     assert all("drawn from" in line for line in said)
@@ -102,11 +106,14 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
-    (lambda: experiment("width", "quick"), "experiment must be one of dimension, got 'width'"),
-    (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
+        (lambda: experiment("width", "quick"), "experiment must be one of dimension, got 'width'"),
+        (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
+    ],
+)
 def test_unknown_names_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()

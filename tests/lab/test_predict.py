@@ -11,21 +11,27 @@ from sandbox.theory.flat import Flat
 from sandbox.theory.hypotheses import HypothesisError
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"teacher": "ring"}, "linear theory needs a Gaussian teacher, not 'ring'"),
-    ({"teacher": "random"}, "linear theory needs a Gaussian teacher, not 'random'"),
-    ({"student": "affine"}, "linear theory needs a linear student, not 'affine'"),
-])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"teacher": "ring"}, "linear theory needs a Gaussian teacher, not 'ring'"),
+        ({"teacher": "random"}, "linear theory needs a Gaussian teacher, not 'random'"),
+        ({"student": "affine"}, "linear theory needs a linear student, not 'affine'"),
+    ],
+)
 @pytest.mark.parametrize("ask", [predict, settled_steps, lambda cell: predicted_onset([cell])])
 def test_a_failing_hypothesis_is_named(ask, fields, words):
     with pytest.raises(HypothesisError, match=words):
         ask(Cell(**fields))
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [
-    ("fake_score", "learned", "the exact fake score, not 'learned'"),
-    ("optimiser", "adam", "plain gradient descent, not 'adam'"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("fake_score", "learned", "the exact fake score, not 'learned'"),
+        ("optimiser", "adam", "plain gradient descent, not 'adam'"),
+    ],
+)
 def test_hypotheses_about_choices_that_cells_do_not_have_yet(field, value, words):
     cell = Cell()
     object.__setattr__(cell, field, value)
@@ -46,10 +52,15 @@ def test_a_start_without_a_relation_to_the_teacher_predicts_independent_pairs(st
     assert found.source == "independent start"
 
 
-@pytest.mark.parametrize(("fields", "rate", "batch", "anti"), [
-    ({"lr": 0.04}, 0.04, 64, False), ({"lr": 0.32, "reduction": "mean"}, 0.04, 64, False),
-    ({"lr": 0.04, "batch": 16}, 0.04, 16, False), ({"lr": 0.04, "antithetic": True}, 0.04, 64, True),
-])
+@pytest.mark.parametrize(
+    ("fields", "rate", "batch", "anti"),
+    [
+        ({"lr": 0.04}, 0.04, 64, False),
+        ({"lr": 0.32, "reduction": "mean"}, 0.04, 64, False),
+        ({"lr": 0.04, "batch": 16}, 0.04, 16, False),
+        ({"lr": 0.04, "antithetic": True}, 0.04, 64, True),
+    ],
+)
 def test_a_flat_teacher_start_reads_the_copying_number(fields, rate, batch, anti):
     cell = Cell(dim=8, **fields)
     problem = Flat(8, 1.0, cell.sigma_init, cell.law(), cell.normaliser)
@@ -82,9 +93,14 @@ def test_the_per_sample_normaliser_has_no_prediction_on_the_line():
     assert settled_steps(Cell(dim=1)) == settled_steps(Cell(dim=2))
 
 
-@pytest.mark.parametrize(("dim", "exponent", "source"), [
-    (1, 0.0, "sign flips"), (1, 1.5, "sign flips"), (8, 1.5, "mode equations"),
-])
+@pytest.mark.parametrize(
+    ("dim", "exponent", "source"),
+    [
+        (1, 0.0, "sign flips"),
+        (1, 1.5, "sign flips"),
+        (8, 1.5, "mode equations"),
+    ],
+)
 def test_every_arm_says_where_its_prediction_comes_from(dim, exponent, source):
     found = predict(Cell(dim=dim, exponent=exponent, steps=3000, normaliser="batch" if dim == 1 else "per-sample"))
     assert found.source == source
@@ -119,9 +135,15 @@ def test_a_predicted_onset_is_where_the_prediction_passes_one_half():
     assert predicted_onset([cell.replace(seed=s) for cell in cells for s in range(2)]) == at
 
 
-@pytest.mark.parametrize("cells", [
-    [Cell(dim=d, start="random") for d in DIMS], [Cell(dim=d, lr=1e-5) for d in DIMS], [Cell(dim=8)],
-    [Cell(dim=1), Cell(dim=2)],
-], ids=["constant", "below", "one dimension", "the line and one more"])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [Cell(dim=d, start="random") for d in DIMS],
+        [Cell(dim=d, lr=1e-5) for d in DIMS],
+        [Cell(dim=8)],
+        [Cell(dim=1), Cell(dim=2)],
+    ],
+    ids=["constant", "below", "one dimension", "the line and one more"],
+)
 def test_a_prediction_that_does_not_pass_one_half_in_range_has_no_onset(cells):
     assert math.isnan(predicted_onset(cells))

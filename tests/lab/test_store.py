@@ -78,9 +78,18 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     assert order == ["fsync", "replace"]
 
 
-@pytest.mark.parametrize("content", [
-    b"", b'{"status": "do', b"[]", b"null", b"{}", b"\xff\xfe\x00", b'{"status": "running"}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"status": "do',
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe\x00",
+        b'{"status": "running"}',
+    ],
+)
 def test_a_damaged_record_is_named_and_skipped(tmp_path, content):
     store, good, bad = Store(tmp_path), Cell(seed=1), Cell(seed=2)
     store.put(good, RECORD, ARRAYS)
@@ -142,7 +151,7 @@ def test_another_schema_version_is_refused_with_what_to_do(tmp_path, create):
     assert listing(tmp_path) == ["schema.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "{\"schema_version\""])
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"schema_version"'])
 def test_a_damaged_schema_is_refused_with_what_to_do(tmp_path, content):
     (tmp_path / "schema.json").write_text(content)
     with pytest.raises(StoreError, match=r'schema.json is damaged.*write \{"schema_version": 1\} into it'):

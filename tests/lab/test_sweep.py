@@ -45,13 +45,16 @@ def test_a_narrowed_sweep_replaces_its_axes():
     assert {c.dim for c in sweep.cells()} == {2, 4}
 
 
-@pytest.mark.parametrize(("sweep", "words"), [
-    (Sweep("s", axes={"dim": ()}), "dim must have at least one value"),
-    (Sweep("s", {"width": 3}), "width is not a field"),
-    (Sweep("s", axes={"dims": (1,)}), "dims is not a field"),
-    (Sweep("s", arms={"a": {"lr": -1}}), "lr must be > 0, got -1"),
-    (Sweep("s", derived={"steps": lambda c: 0}), "steps must be >= 1, got 0"),
-])
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        (Sweep("s", axes={"dim": ()}), "dim must have at least one value"),
+        (Sweep("s", {"width": 3}), "width is not a field"),
+        (Sweep("s", axes={"dims": (1,)}), "dims is not a field"),
+        (Sweep("s", arms={"a": {"lr": -1}}), "lr must be > 0, got -1"),
+        (Sweep("s", derived={"steps": lambda c: 0}), "steps must be >= 1, got 0"),
+    ],
+)
 def test_bad_sweeps_are_named(sweep, words):
     with pytest.raises(ValueError, match=words):
         sweep.students()
@@ -89,19 +92,36 @@ def test_a_pack_costs_less_than_its_students_alone_and_more_than_one():
         packs([Cell()], 0)
 
 
-@pytest.mark.parametrize(("text", "kind", "want"), [
-    ("2,8,32", int, [2, 8, 32]), ("2 8 32", int, [2, 8, 32]), ("0:4", int, [0, 1, 2, 3]), (("2", "8"), int, [2, 8]),
-    ("1, 3:5", int, [1, 3, 4]), ("0.1,1e-3", float, [0.1, 1e-3]), ([4, 5], int, [4, 5]),
-    ("teacher,random", str, ["teacher", "random"]),
-])
+@pytest.mark.parametrize(
+    ("text", "kind", "want"),
+    [
+        ("2,8,32", int, [2, 8, 32]),
+        ("2 8 32", int, [2, 8, 32]),
+        ("0:4", int, [0, 1, 2, 3]),
+        (("2", "8"), int, [2, 8]),
+        ("1, 3:5", int, [1, 3, 4]),
+        ("0.1,1e-3", float, [0.1, 1e-3]),
+        ([4, 5], int, [4, 5]),
+        ("teacher,random", str, ["teacher", "random"]),
+    ],
+)
 def test_axis_values_read_every_form(text, kind, want):
     assert axis_values(text, kind) == want
 
 
-@pytest.mark.parametrize(("text", "named"), [
-    ("x", "'x'"), ("2,y", "'y'"), ("1.5", "'1.5'"), ("0:b", "'0:b'"), ("1:2:3", "'1:2:3'"),
-    ("", "''"), ("4:4", "'4:4'"), ("3:1", "'3:1'"),
-])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("x", "'x'"),
+        ("2,y", "'y'"),
+        ("1.5", "'1.5'"),
+        ("0:b", "'0:b'"),
+        ("1:2:3", "'1:2:3'"),
+        ("", "''"),
+        ("4:4", "'4:4'"),
+        ("3:1", "'3:1'"),
+    ],
+)
 def test_axis_values_name_what_they_cannot_read(text, named):
     with pytest.raises(ValueError, match="an axis") as caught:
         axis_values(text, int)

@@ -81,9 +81,15 @@ def test_the_encoder_agrees_with_the_polar_factor_of_a_linear_student(dim, expon
     assert found.value == pytest.approx(want, abs=3 / math.sqrt(4000))
 
 
-@pytest.mark.parametrize(("teacher", "angle"), [
-    (ring(2), 0.5), (ring(2, modes=5), 1.7), (ring(4), 1.0), (random(4, modes=4), 0.8),
-])
+@pytest.mark.parametrize(
+    ("teacher", "angle"),
+    [
+        (ring(2), 0.5),
+        (ring(2, modes=5), 1.7),
+        (ring(4), 1.0),
+        (random(4, modes=4), 0.8),
+    ],
+)
 def test_the_encoder_reads_the_planted_angle_behind_a_mixture(teacher, angle):
     z = normals(64, teacher.dim)
     student = teacher_map(teacher, z @ plane_rotation(teacher.dim, angle).mT, SIGMA_MAX)

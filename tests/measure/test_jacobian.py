@@ -71,16 +71,25 @@ HALF_AND_HALF = [2.0] * 3 + [0.0] * 5
 GEOMETRIC = [1.0, 0.5, 0.25]
 
 
-@pytest.mark.parametrize(("rank", "spectrum", "want"), [
-    (effective_rank, [3.0] * 7, 7.0), (participation_ratio, [3.0] * 7, 7.0), (stable_rank, [3.0] * 7, 7.0),
-    (effective_rank, HALF_AND_HALF, 3.0), (participation_ratio, HALF_AND_HALF, 3.0), (stable_rank, HALF_AND_HALF, 3.0),
-    (effective_rank, [5.0, 0.0], 1.0), (participation_ratio, [5.0, 0.0], 1.0), (stable_rank, [5.0, 0.0], 1.0),
-    # p = 4/7, 2/7, 1/7: entropy ln 7 - (4 ln 4 + 2 ln 2) / 7
-    (effective_rank, GEOMETRIC, math.exp(math.log(7) - 10 * math.log(2) / 7)),
-    # (1 + 1/4 + 1/16)^2 / (1 + 1/16 + 1/256) = 441 / 273
-    (participation_ratio, GEOMETRIC, 441 / 273),
-    (stable_rank, GEOMETRIC, 21 / 16),
-])
+@pytest.mark.parametrize(
+    ("rank", "spectrum", "want"),
+    [
+        (effective_rank, [3.0] * 7, 7.0),
+        (participation_ratio, [3.0] * 7, 7.0),
+        (stable_rank, [3.0] * 7, 7.0),
+        (effective_rank, HALF_AND_HALF, 3.0),
+        (participation_ratio, HALF_AND_HALF, 3.0),
+        (stable_rank, HALF_AND_HALF, 3.0),
+        (effective_rank, [5.0, 0.0], 1.0),
+        (participation_ratio, [5.0, 0.0], 1.0),
+        (stable_rank, [5.0, 0.0], 1.0),
+        # p = 4/7, 2/7, 1/7: entropy ln 7 - (4 ln 4 + 2 ln 2) / 7
+        (effective_rank, GEOMETRIC, math.exp(math.log(7) - 10 * math.log(2) / 7)),
+        # (1 + 1/4 + 1/16)^2 / (1 + 1/16 + 1/256) = 441 / 273
+        (participation_ratio, GEOMETRIC, 441 / 273),
+        (stable_rank, GEOMETRIC, 21 / 16),
+    ],
+)
 def test_planted_ranks(rank, spectrum, want):
     s = torch.tensor(spectrum, dtype=torch.float64)
     assert rank(s).item() == pytest.approx(want, rel=1e-12)

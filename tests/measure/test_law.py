@@ -36,10 +36,15 @@ def with_modes(teacher, keep=slice(None), shift=0.0, widen=1.0):
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize(("fault", "symptom"), [
-    ({"widen": 2.5}, "variance_ratio_high"), ({"widen": 0.3}, "variance_ratio_low"),
-    ({"keep": slice(1, None)}, "mass_ratio_low"), ({"shift": 1.5}, "sliced_w2"),
-])
+@pytest.mark.parametrize(
+    ("fault", "symptom"),
+    [
+        ({"widen": 2.5}, "variance_ratio_high"),
+        ({"widen": 0.3}, "variance_ratio_low"),
+        ({"keep": slice(1, None)}, "mass_ratio_low"),
+        ({"shift": 1.5}, "sliced_w2"),
+    ],
+)
 def test_one_fault_in_the_law_fails(fault, symptom, dim):
     # The shift is five standard deviations of a mode, half of the ring's radius: at d = 1, where samples differ from
     # each other by the masses of two distant modes, the distance does not see less than about 1.
@@ -48,8 +53,12 @@ def test_one_fault_in_the_law_fails(fault, symptom, dim):
     found = [law_match(teacher, with_modes(teacher, **fault).sample(N, seeded(i)), calibration) for i in range(10)]
     assert not any(record["law_passes"] for record in found)
     # It failed for the fault that was planted.
-    limit = {"variance_ratio_high": 2.0, "variance_ratio_low": -0.5, "mass_ratio_low": -0.5,
-             "sliced_w2": 2 * calibration.distance}[symptom]
+    limit = {
+        "variance_ratio_high": 2.0,
+        "variance_ratio_low": -0.5,
+        "mass_ratio_low": -0.5,
+        "sliced_w2": 2 * calibration.distance,
+    }[symptom]
     assert all((record[symptom] if limit > 0 else -record[symptom]) > limit for record in found)
 
 
@@ -92,11 +101,14 @@ def test_labels_are_the_nearest_mode_of_equal_modes():
     assert torch.equal(mode_labels(teacher, x), torch.cdist(x, teacher.means.to(x)).argmin(-1))
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: calibrate(ring(2), 1), "n must be >= 2, got 1"),
-    (lambda: sliced_w2(torch.zeros(4, 2), torch.zeros(4, 3)), "one dimension, got 2 and 3"),
-    (lambda: sliced_w2(torch.zeros(4, 2), torch.full((4, 2), math.nan)), "finite"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: calibrate(ring(2), 1), "n must be >= 2, got 1"),
+        (lambda: sliced_w2(torch.zeros(4, 2), torch.zeros(4, 3)), "one dimension, got 2 and 3"),
+        (lambda: sliced_w2(torch.zeros(4, 2), torch.full((4, 2), math.nan)), "finite"),
+    ],
+)
 def test_bad_samples_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -88,19 +88,24 @@ def test_students_without_a_value_are_left_out():
     holes = np.random.default_rng(7).random(len(table["dim"])) < 0.2
     kept = {name: column[~holes] for name, column in table.items()}
     assert onset({**table, "displacement": np.where(holes, np.nan, table["displacement"])}, resamples=50) == onset(
-        kept, resamples=50)
+        kept, resamples=50
+    )
 
 
 GOOD = {"dim": [1, 2, 1, 2], "seed": [0, 0, 1, 1], "displacement": [1.0, 0.0, 1.0, 0.0]}
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"seed": None}, "seed.* is missing"), ({"displacement": None}, "displacement.* is missing"),
-    ({"seed": [3, 3, 3, 3]}, "seed must take at least two values, got 1"),
-    ({"dim": [2, 2, 2, 2]}, "dim must take at least two values, got 1"),
-    ({"dim": [0, 2, 1, 2]}, "dim must be > 0.*got 0"),
-    ({"displacement": [math.nan] * 4}, "dim must take at least two values, got 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": None}, "seed.* is missing"),
+        ({"displacement": None}, "displacement.* is missing"),
+        ({"seed": [3, 3, 3, 3]}, "seed must take at least two values, got 1"),
+        ({"dim": [2, 2, 2, 2]}, "dim must take at least two values, got 1"),
+        ({"dim": [0, 2, 1, 2]}, "dim must be > 0.*got 0"),
+        ({"displacement": [math.nan] * 4}, "dim must take at least two values, got 0"),
+    ],
+)
 def test_bad_tables_are_named(change, words):
     table = {name: column for name, column in {**GOOD, **change}.items() if column is not None}
     with pytest.raises(ValueError, match=words):

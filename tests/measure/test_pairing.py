@@ -39,9 +39,15 @@ def plane_rotation(dim, angle):
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize(("measure", "value", "tolerance"), [
-    (displacement, 0.0, 0.0), (correlation_distance, 0.0, 1e-12), (inefficiency, 0.0, 0.0), (retrieval, 1.0, 0.0),
-])
+@pytest.mark.parametrize(
+    ("measure", "value", "tolerance"),
+    [
+        (displacement, 0.0, 0.0),
+        (correlation_distance, 0.0, 1e-12),
+        (inefficiency, 0.0, 0.0),
+        (retrieval, 1.0, 0.0),
+    ],
+)
 def test_a_copy_reads_its_fixed_point(measure, value, tolerance, dim):
     x = normals(N, dim)
     found = measure(x, x, rng())
@@ -50,9 +56,19 @@ def test_a_copy_reads_its_fixed_point(measure, value, tolerance, dim):
     assert not found.low <= value <= found.high
 
 
-@pytest.mark.parametrize(("dim", "angle"), [
-    (2, 0.3), (2, 1.0), (2, math.pi / 2), (4, 0.3), (4, 2.5), (16, 1.0), (64, 0.3), (64, math.pi),
-])
+@pytest.mark.parametrize(
+    ("dim", "angle"),
+    [
+        (2, 0.3),
+        (2, 1.0),
+        (2, math.pi / 2),
+        (4, 0.3),
+        (4, 2.5),
+        (16, 1.0),
+        (64, 0.3),
+        (64, math.pi),
+    ],
+)
 def test_a_rotation_of_the_noise_reads_one_minus_its_cosine(dim, angle):
     # T stretches each plane by its own factor, which a rotation within the planes does not see. With centred noise the
     # identity holds for the sample itself, so that no Monte Carlo error hides a factor.
@@ -83,9 +99,14 @@ def test_a_flip_of_the_line_reads_two():
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize(("measure", "null", "tolerance"), [
-    (displacement, 1.0, 0.03), (correlation_distance, 1.0, 0.03), (inefficiency, 1.0, 0.06),
-])
+@pytest.mark.parametrize(
+    ("measure", "null", "tolerance"),
+    [
+        (displacement, 1.0, 0.03),
+        (correlation_distance, 1.0, 0.03),
+        (inefficiency, 1.0, 0.06),
+    ],
+)
 def test_independent_pairs_read_one_within_the_null(measure, null, tolerance, dim):
     # Two different laws: the value of independence must not depend on their being the same. 95 % intervals from 64
     # shuffles hold a little less than 95 % of new pairs: of 40, fewer than 32 would be a chance of under one percent.
@@ -163,13 +184,16 @@ def test_inefficiency_reads_zero_for_any_monotone_map_of_the_line():
     assert displacement(student, z, rng()).value > 0.3
 
 
-@pytest.mark.parametrize(("table", "kappa"), [
-    # rows: student's label, columns: teacher's; kappa = (p_o - p_e) / (1 - p_e) worked out by hand
-    ([[20, 5], [10, 15]], 0.4),  # p_o = .7, p_e = .5
-    ([[45, 15], [25, 15]], 0.13043478260869565),  # Fleiss & Cohen's example: p_o = .6, p_e = .54
-    ([[10, 0, 0], [0, 10, 0], [0, 0, 10]], 1.0),
-    ([[0, 10], [10, 0]], -1.0),
-])
+@pytest.mark.parametrize(
+    ("table", "kappa"),
+    [
+        # rows: student's label, columns: teacher's; kappa = (p_o - p_e) / (1 - p_e) worked out by hand
+        ([[20, 5], [10, 15]], 0.4),  # p_o = .7, p_e = .5
+        ([[45, 15], [25, 15]], 0.13043478260869565),  # Fleiss & Cohen's example: p_o = .6, p_e = .54
+        ([[10, 0, 0], [0, 10, 0], [0, 0, 10]], 1.0),
+        ([[0, 10], [10, 0]], -1.0),
+    ],
+)
 def test_mode_agreement_is_cohens_kappa(table, kappa):
     counts = np.array(table)
     pairs = [(i, j) for i, row in enumerate(table) for j, c in enumerate(row) for _ in range(c)]
@@ -184,9 +208,15 @@ def test_mode_agreement_is_undefined_for_one_shared_mode():
     assert mode_agreement(labels, labels + 1, 3, rng()).value == 0.0
 
 
-@pytest.mark.parametrize(("spectrum", "leading"), [
-    ((8.0, 1.0, 1.0, 1.0), 1), ((1.0, 1.0, 1.0, 1.0), 2), ((2.0, 1.5, 1.0, 0.5), 2), ((1.0,), 1),
-])
+@pytest.mark.parametrize(
+    ("spectrum", "leading"),
+    [
+        ((8.0, 1.0, 1.0, 1.0), 1),
+        ((1.0, 1.0, 1.0, 1.0), 2),
+        ((2.0, 1.5, 1.0, 0.5), 2),
+        ((1.0,), 1),
+    ],
+)
 def test_mode_and_split_displacements_add_up(spectrum, leading):
     dim = len(spectrum)
     basis = torch.linalg.qr(normals(dim, dim, 5)).Q
@@ -212,13 +242,16 @@ def test_mode_and_split_displacements_add_up(spectrum, leading):
         assert min(first, rest) <= whole <= max(first, rest)
 
 
-@pytest.mark.parametrize(("student", "teacher", "words"), [
-    (torch.zeros(4, 2), torch.zeros(4, 3), r"shape.*\(4, 2\).*\(4, 3\)"),
-    (torch.zeros(1, 2), torch.zeros(1, 2), "n must be >= 2, got 1"),
-    (torch.full((4, 2), math.nan), torch.ones(4, 2), "student_x must be finite, got 4"),
-    (torch.ones(4, 2), torch.tensor([[0.0, math.inf]]).expand(4, 2), "teacher_x must be finite, got 4"),
-    (torch.ones(4, 2), torch.ones(4, 2), "constant"),
-])
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        (torch.zeros(4, 2), torch.zeros(4, 3), r"shape.*\(4, 2\).*\(4, 3\)"),
+        (torch.zeros(1, 2), torch.zeros(1, 2), "n must be >= 2, got 1"),
+        (torch.full((4, 2), math.nan), torch.ones(4, 2), "student_x must be finite, got 4"),
+        (torch.ones(4, 2), torch.tensor([[0.0, math.inf]]).expand(4, 2), "teacher_x must be finite, got 4"),
+        (torch.ones(4, 2), torch.ones(4, 2), "constant"),
+    ],
+)
 def test_bad_pairs_are_named(student, teacher, words):
     with pytest.raises(ValueError, match=words):
         displacement(student, teacher, rng())

@@ -12,10 +12,20 @@ from sandbox.teacher.flow import teacher_map
 
 PAIRED = ("displacement", "correlation_distance", "inefficiency", "retrieval", "gauge_displacement")
 PLAIN = {
-    "displacement_leading", "displacement_rest", "sliced_w2", "sliced_w2_null", "mass_ratio_low", "mass_ratio_high",
-    "variance_ratio_low", "variance_ratio_high", "law_passes",
-    *(f"{who}_{rank}" for who in ("student", "teacher")
-      for rank in ("effective_rank", "stable_rank", "participation_ratio")),
+    "displacement_leading",
+    "displacement_rest",
+    "sliced_w2",
+    "sliced_w2_null",
+    "mass_ratio_low",
+    "mass_ratio_high",
+    "variance_ratio_low",
+    "variance_ratio_high",
+    "law_passes",
+    *(
+        f"{who}_{rank}"
+        for who in ("student", "teacher")
+        for rank in ("effective_rank", "stable_rank", "participation_ratio")
+    ),
 }
 
 
@@ -38,8 +48,14 @@ def test_a_copy_of_a_gaussian_teacher(dim):
     record = measurements(copy_of(teacher), teacher, normals(256, dim))
     assert set(record) == names(*PAIRED)
     assert all(math.isfinite(v) for v in record.values())
-    zero = ("displacement", "displacement_leading", "displacement_rest", "correlation_distance", "inefficiency",
-            "gauge_displacement")
+    zero = (
+        "displacement",
+        "displacement_leading",
+        "displacement_rest",
+        "correlation_distance",
+        "inefficiency",
+        "gauge_displacement",
+    )
     assert {name: record[name] for name in zero} == pytest.approx(dict.fromkeys(zero, 0.0), abs=1e-9)
     assert record["retrieval"] == 1.0
     assert record["law_passes"] is True
@@ -69,12 +85,15 @@ def test_what_is_at_hand_is_not_computed_again():
     assert moved["displacement"] > whole["displacement"] + 0.1
 
 
-@pytest.mark.parametrize(("student", "z", "words"), [
-    (LinearStudent(torch.ones(3, 2, dtype=torch.float64)), normals(32, 2), r"student must map \(n, 2\).*\(32, 3\)"),
-    (lambda z: z * math.nan, normals(32, 2), "student must be finite, got 32"),
-    (lambda z: z, normals(32, 3), r"z must have shape \(n, 2\), got \(32, 3\)"),
-    (lambda z: z, normals(32, 2)[0], r"z must have shape \(n, 2\), got \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("student", "z", "words"),
+    [
+        (LinearStudent(torch.ones(3, 2, dtype=torch.float64)), normals(32, 2), r"student must map \(n, 2\).*\(32, 3\)"),
+        (lambda z: z * math.nan, normals(32, 2), "student must be finite, got 32"),
+        (lambda z: z, normals(32, 3), r"z must have shape \(n, 2\), got \(32, 3\)"),
+        (lambda z: z, normals(32, 2)[0], r"z must have shape \(n, 2\), got \(2,\)"),
+    ],
+)
 @pytest.mark.parametrize("teacher", [gaussian(2), ring(2)], ids=["gaussian", "ring"])
 def test_students_that_cannot_be_measured_are_named(teacher, student, z, words):
     with pytest.raises(ValueError, match=words):

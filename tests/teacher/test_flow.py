@@ -79,9 +79,7 @@ class TestOrder:
     def test_slope_of_the_error(self, name, order, margin):
         velocity, solution, end = PROBLEMS[name]
         steps = (8, 12, 16, 24)
-        errors = [
-            (integrate(velocity, STARTS, 0.0, end, n) - solution(STARTS, end)).norm().item() for n in steps
-        ]
+        errors = [(integrate(velocity, STARTS, 0.0, end, n) - solution(STARTS, end)).norm().item() for n in steps]
         assert min(errors) > 1e-14, "rounding would flatten the slope"
         assert abs(slope(steps, errors) - order) <= margin
 
@@ -322,9 +320,7 @@ class TestOtherTeachers:
 
 
 @pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize(
-    ("function", "name"), [(teacher_map, "z"), (teacher_encode, "x"), (teacher_jacobian, "z")]
-)
+@pytest.mark.parametrize(("function", "name"), [(teacher_map, "z"), (teacher_encode, "x"), (teacher_jacobian, "z")])
 class TestBadInput:
     def test_arguments(self, function, name, components):
         law, z = mixture("isotropic", 2, components).law, normals(3, 2)

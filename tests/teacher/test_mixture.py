@@ -44,9 +44,7 @@ class TestAgainstOtherLibraries:
         x = problem.points(sigma)
         joint = [
             math.log(w) + scipy.stats.multivariate_normal(m, c + sigma**2 * np.eye(dim)).logpdf(x.numpy())
-            for w, m, c in zip(
-                problem.weights.tolist(), problem.means.numpy(), problem.matrices.numpy(), strict=True
-            )
+            for w, m, c in zip(problem.weights.tolist(), problem.means.numpy(), problem.matrices.numpy(), strict=True)
         ]
         want = scipy.special.logsumexp(np.reshape(joint, (len(joint), -1)), axis=0)
         # log p passes through zero, where it has no relative error: its terms are of the order of d
@@ -522,8 +520,10 @@ class TestTheObject:
         back = problem.law.to(torch.float32).to(torch.float64)
         torch.testing.assert_close(back.means, problem.means.float().double(), rtol=0, atol=0)
         assert problem.law.to(torch.float32).means.dtype == torch.float32
-        assert problem.law.to(torch.float64).score(problem.points(1.0), 1.0).equal(
-            problem.law.score(problem.points(1.0), 1.0)
+        assert (
+            problem.law.to(torch.float64)
+            .score(problem.points(1.0), 1.0)
+            .equal(problem.law.score(problem.points(1.0), 1.0))
         )
 
 
@@ -531,8 +531,9 @@ X = torch.zeros(2, 2, dtype=torch.float64)
 
 
 def law(weights=(0.5, 0.5), means=((0.0, 0.0), (1.0, 1.0)), covariance=None):
-    return GaussianMixture(list(weights), means if torch.is_tensor(means) else [list(m) for m in means],
-                           covariance or Isotropic(0.25))
+    return GaussianMixture(
+        list(weights), means if torch.is_tensor(means) else [list(m) for m in means], covariance or Isotropic(0.25)
+    )
 
 
 @pytest.mark.parametrize(

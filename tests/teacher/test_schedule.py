@@ -111,7 +111,7 @@ class TestLogUniform:
     def test_moments_of_the_nodes(self, power, tolerance, low, high):
         levels, weights = LogUniform(low, high).nodes()
         want = (high**power - low**power) / (power * math.log(high / low))
-        assert (weights * levels**float(power)).sum() == pytest.approx(want, rel=tolerance)
+        assert (weights * levels ** float(power)).sum() == pytest.approx(want, rel=tolerance)
 
     @pytest.mark.parametrize(("low", "high", "tolerance"), [(0.02, 80.0, 1e-12)])
     def test_a_sigmoid_of_the_nodes(self, low, high, tolerance):

@@ -29,9 +29,15 @@ class TestConstantSpeed:
     # Stated errors of the interpolation; the simulation's own standard error comes on top.
     @pytest.mark.parametrize("standard_errors", [3.0])
     @pytest.mark.parametrize("xi", [0.1, 0.2, 0.33, 1.0, 3.0])
-    @pytest.mark.parametrize(("dim", "paths", "tolerance"), [
-        (2, 2000, 0.035), (3, 1500, 0.035), (4, 800, 0.025), (8, 300, 0.02),
-    ])
+    @pytest.mark.parametrize(
+        ("dim", "paths", "tolerance"),
+        [
+            (2, 2000, 0.035),
+            (3, 1500, 0.035),
+            (4, 800, 0.025),
+            (8, 300, 0.02),
+        ],
+    )
     def test_interpolates_the_universal_process(self, dim, paths, tolerance, xi, standard_errors):
         generator = torch.Generator().manual_seed(int(100 * xi) + dim)
         mean, error = universal_displacement(dim, xi, paths, generator, step=0.04, horizon=100.0)
@@ -40,9 +46,7 @@ class TestConstantSpeed:
 
     @pytest.mark.parametrize(("xi", "paths", "standard_errors"), [(0.2, 4000, 4.0), (0.5, 4000, 4.0), (1.0, 4000, 4.0)])
     def test_the_process_on_a_line_is_exact(self, xi, paths, standard_errors):
-        mean, error = universal_displacement(
-            1, xi, paths, torch.Generator().manual_seed(1), step=0.005, horizon=20.0
-        )
+        mean, error = universal_displacement(1, xi, paths, torch.Generator().manual_seed(1), step=0.005, horizon=20.0)
         assert abs(mean - math.exp(-2 * xi)) <= standard_errors * error
 
     @pytest.mark.parametrize(("dim", "tolerance"), [(1, 1e-12), (2, 1e-4), (3, 1e-4), (8, 1e-4), (512, 1e-4)])

@@ -26,10 +26,7 @@ def average(function, law):
     """E over ln sigma uniform, by adaptive quadrature split where the integrand turns."""
     low, high = math.log(law.sigma_min), math.log(law.sigma_max)
     ends = np.linspace(low, high, 13)
-    pieces = [
-        quad(lambda x: function(math.exp(x)), *piece, epsabs=0, epsrel=1e-13)[0]
-        for piece in pairwise(ends)
-    ]
+    pieces = [quad(lambda x: function(math.exp(x)), *piece, epsabs=0, epsrel=1e-13)[0] for piece in pairwise(ends)]
     return math.fsum(pieces) / (high - low)
 
 
@@ -89,9 +86,18 @@ def sampled_gradients(dim, a, variance, law, normaliser, students, batch, seed=0
 
 class TestBySampling:
     # per-sample starts at d = 3: below, the squared gradient has an infinite mean and standard errors mean nothing
-    @pytest.mark.parametrize(("dim", "normaliser"), [
-        (2, "off"), (3, "off"), (2, "batch"), (3, "batch"), (3, "per-sample"), (4, "per-sample"), (8, "per-sample"),
-    ])
+    @pytest.mark.parametrize(
+        ("dim", "normaliser"),
+        [
+            (2, "off"),
+            (3, "off"),
+            (2, "batch"),
+            (3, "batch"),
+            (3, "per-sample"),
+            (4, "per-sample"),
+            (8, "per-sample"),
+        ],
+    )
     @pytest.mark.parametrize("a", [0.0125, 0.1, 0.6])
     @pytest.mark.parametrize(("students", "batch", "standard_errors"), [(400, 500, 4.0)])
     def test_drift(self, dim, normaliser, a, students, batch, standard_errors):
@@ -110,9 +116,17 @@ class TestBySampling:
         off = rest.mean(0).abs() / (rest.std(0) / math.sqrt(students)).clamp(min=1e-300)
         assert (off <= standard_errors).all()
 
-    @pytest.mark.parametrize(("dim", "normaliser"), [
-        (2, "off"), (4, "off"), (2, "batch"), (4, "batch"), (5, "per-sample"), (8, "per-sample"),
-    ])
+    @pytest.mark.parametrize(
+        ("dim", "normaliser"),
+        [
+            (2, "off"),
+            (4, "off"),
+            (2, "batch"),
+            (4, "batch"),
+            (5, "per-sample"),
+            (8, "per-sample"),
+        ],
+    )
     @pytest.mark.parametrize("a", [0.0125, 0.1, 0.6])
     @pytest.mark.parametrize(("students", "batch", "standard_errors"), [(4000, 64, 4.0)])
     def test_gauge_noise(self, dim, normaliser, a, students, batch, standard_errors):

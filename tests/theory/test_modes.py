@@ -82,7 +82,8 @@ class TestRotationRates:
         want = [
             sum(
                 lr / (2 * batch) * (r[k] ** 2 * n[k] + r[j] ** 2 * n[j]) / (r[k] ** 2 + r[j] ** 2) ** 2
-                for j in range(3) if j != k
+                for j in range(3)
+                if j != k
             )
             for k in range(3)
         ]

@@ -55,10 +55,19 @@ class TestFlatAverage:
         np.testing.assert_allclose(got, [alpha, beta, alpha_2], rtol=0, atol=tolerance)
 
     # E[1/nu^2] needs E[1/nu^4] for its standard error: five dimensions and more
-    @pytest.mark.parametrize(("dim", "power", "squared"), [
-        (1, 1, True), (3, 1, False), (3, 1, True), (3, 2, True),
-        (5, 2, False), (8, 1, False), (8, 2, True), (20, 2, True),
-    ])
+    @pytest.mark.parametrize(
+        ("dim", "power", "squared"),
+        [
+            (1, 1, True),
+            (3, 1, False),
+            (3, 1, True),
+            (3, 2, True),
+            (5, 2, False),
+            (8, 1, False),
+            (8, 2, True),
+            (20, 2, True),
+        ],
+    )
     @pytest.mark.parametrize(("draws", "standard_errors"), [(200_000, 4.0)])
     def test_by_sampling(self, dim, power, squared, draws, standard_errors):
         xi = np.random.default_rng(dim).standard_normal((draws, dim))
