@@ -11,13 +11,15 @@ from sandbox.measure.onset import onset
 
 NEEDS = "dimension"
 CAPTION = (
-    "Remapping displacement of one-step linear students against dimension (0: the student copies the teacher's "
-    "noise-data pairs, 1: its pairs are independent of the teacher's). Teacher N(0, I), DMD with the exact fake "
-    "score and DMD2's per-sample normaliser, plain gradient descent. One dot per student; line and band: mean and "
-    "95 % bootstrap interval over seeds; hollow: failed the law gate. Grey: 95 % range of the shuffled-pair null. "
-    "Thin black: F_d(Xi), no fitted constant; none at d = 1, where the normaliser's mean drift is infinite "
-    "(shaded: its gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval (shaded "
-    "dimensions left out). Panels differ only in learning rate and batch."
+    "Remapping displacement of one-step linear students against dimension: 0, the student copies the teacher's "
+    "noise-data pairs; 1, the value of independent pairs. Teacher N(0, I), DMD with the exact fake score and "
+    "DMD2's per-sample normaliser, plain gradient descent, updates until the law is settled. One dot per student; "
+    "line and band: mean and 95 % bootstrap interval over seeds, at one held-out set of 1024 points; hollow: "
+    "failed the law gate. Grey: 95 % range of the shuffled-pair null; a random start ends with one rotation "
+    "unrelated to the teacher's, whose displacement averages 1 and scatters more, by 1/d. Thin black: F_d(Xi), no "
+    "constant fitted to students; none at d = 1, where the normaliser's mean drift is infinite (shaded: its "
+    "gradient's variance is). Black bar: where the mean passes 1/2, with its 95 % interval (shaded dimensions "
+    "left out). Panels differ only in learning rate, batch and the number of updates that goes with them."
 )
 
 PANELS = (
@@ -82,7 +84,7 @@ def draw(table: pd.DataFrame) -> Figure:
         (axes[0], 0.97, 0.81, "orange: random start", style.START["random"]),
         (axes[1], 0.97, 0.97, "grey: shuffled pairs (null)", "#666666"),
         (axes[1], 0.97, 0.89, "hollow: failed the law gate", "#444444"),
-        (axes[2], 0.97, 0.86, "black: $F_d(\\Xi)$, no fitted constant", style.THEORY),
+        (axes[2], 0.97, 0.86, "black: $F_d(\\Xi)$, nothing fitted to dots", style.THEORY),
         (axes[2], 0.97, 0.78, "shaded: heavy-tailed normaliser", "#444444"),
     ):
         ax.text(x, y, text, color=color, ha="right", va="top", fontsize=7, transform=ax.transAxes)

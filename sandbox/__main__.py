@@ -165,8 +165,8 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     print(
         f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the "
         "analytic teacher's map (real score: analytic).\nOnset: where the mean displacement of the students that pass "
-        "passes 1/2\n(d <= 2 left out where the per-sample normaliser is heavy-tailed); d* predicted has no fitted "
-        "constant."
+        "passes 1/2\n(d <= 2 left out where the per-sample normaliser is heavy-tailed); nothing in d* predicted is "
+        "fitted to students."
     )
 
 

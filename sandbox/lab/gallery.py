@@ -77,6 +77,10 @@ def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = No
             )
         with style():
             drawn = module.draw(table)
-        manifest["cells"] = sorted(set(table["key"]))
+        manifest |= {
+            "cells": sorted(set(table["key"])),
+            "students": len(table),
+            "seeds": sorted({int(s) for s in table["seed"]}),
+        }
         written += write_figure(drawn, table, manifest, out, name)
     return written

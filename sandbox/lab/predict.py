@@ -18,7 +18,7 @@ from sandbox.theory.hypotheses import HypothesisError
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the theory says of a condition's mean over seeds, with no fitted constant.
+    """What the theory says of a condition's mean over seeds, with no constant fitted to students.
 
     displacement, leading, rest: of the pairs, whole and by eigenmodes as in `pairing.split_displacement`; gauge: rho_g;
     xi: the copying number, NaN where the prediction does not go through it; source: which one it is."""
@@ -70,11 +70,19 @@ def _predict(cell: Cell) -> Prediction:
     if cell.exponent and cell.dim > 1:
         return _by_modes(cell)
     problem = _flat(cell)
+    time = _rate(cell) * cell.steps
+    if time < (needed := copying.settling_time(problem, margin=1.0)):
+        raise HypothesisError(
+            f"the copying number needs a student that has grown to its end: lr * steps >= {needed:.3g}, not {time:.3g}"
+        )
     if cell.dim == 1:
-        rho, xi, source = one_dimension.flip_displacement(problem, _rate(cell), cell.batch), math.nan, "sign flips"
+        # Antithetic noise leaves only the part that vanishes with the amplitude: zero cannot be crossed.
+        rho = 0.0 if cell.antithetic else one_dimension.flip_displacement(problem, _rate(cell), cell.batch)
+        xi, source = math.nan, "sign flips"
     else:
         xi = copying.copying_number(problem, _rate(cell), cell.batch, cell.antithetic)
-        rho, source = copying.displacement(problem, _rate(cell), cell.batch, cell.antithetic), "F_d(Xi)"
+        rho = copying.displacement(problem, _rate(cell), cell.batch, cell.antithetic)
+        source = "1 - q(sqrt Xi)" if problem.exponential else "F_d(Xi)"
     pair = copying.pair_displacement(rho, problem.variance, REFERENCE_SIGMA)
     return Prediction(pair, rho, pair, pair if cell.dim > 1 else math.nan, xi, source)
 
@@ -128,7 +136,8 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
     if not known:
         raise failure or HypothesisError("no cells")
     dims = np.array(sorted(known))
-    inside = dims[dims >= 2]
+    # As in `table.comparable`: where the normaliser is heavy-tailed, no crossing is looked for.
+    inside = dims[dims >= (3 if next(iter(by_dim.values())).normaliser == "per-sample" else 2)]
     if len(inside) < 2:
         return math.nan
     first = by_dim[int(inside[0])]

@@ -83,7 +83,9 @@ def mode_displacement(student_x: Tensor, teacher_x: Tensor, basis: Tensor) -> Te
     return (s - t).square().mean(0) / _independent_distance(s, t)
 
 
-def split_displacement(student_x: Tensor, teacher_x: Tensor, covariance: Tensor) -> tuple[float, float]:
+def split_displacement(
+    student_x: Tensor, teacher_x: Tensor, covariance: Tensor, rng: np.random.Generator
+) -> tuple[WithNull, WithNull]:
     """Displacement within the leading eigenmodes of a covariance, and within the rest.
 
     Leading are the fewest eigenmodes that hold at least half of the trace; the rest is NaN when nothing is left."""
@@ -92,12 +94,11 @@ def split_displacement(student_x: Tensor, teacher_x: Tensor, covariance: Tensor)
     share = lam[order].cumsum(0) / lam.sum()
     leading = int((share < 0.5 - 1e-12).sum()) + 1
     s, t = (x @ Q[:, order] for x in _pair(student_x, teacher_x))
-    moved, independent = (s - t).square().mean(0), _independent_distance(s, t)
-    parts = [
-        (moved[part].sum() / independent[part].sum()).item() if independent[part].numel() else float("nan")
-        for part in (slice(0, leading), slice(leading, None))
-    ]
-    return parts[0], parts[1]
+    undefined = WithNull(*[float("nan")] * 4)
+    lead, rest = slice(0, leading), slice(leading, None)
+    return displacement(s[:, lead], t[:, lead], rng), (
+        displacement(s[:, rest], t[:, rest], rng) if s[:, rest].numel() else undefined
+    )
 
 
 def correlation_distance(student_x: Tensor, teacher_x: Tensor, rng: np.random.Generator) -> WithNull:
@@ -115,7 +116,7 @@ def inefficiency(student_x: Tensor, teacher_x: Tensor, rng: np.random.Generator)
 
     Costs |S(z_i) - T(z_pi(i))|^2: E_pair at the maps' own pairing, E_opt at the exact optimal assignment, E_rand over
     all pairs of different points. Normalised from both sides because E_opt itself shrinks with n only as n^(-2/d): a
-    one-sided (E_rand - E_opt) / E_opt falls by three decades between d = 1 and d = 512 on independent pairs.
+    one-sided (E_rand - E_opt) / E_opt falls by more than three decades between d = 1 and d = 512 on independent pairs.
 
     Assignment costs O(n^3); raises ValueError as `displacement` and if n < 8."""
     s, t = _pair(student_x, teacher_x, least=8)
@@ -146,6 +147,11 @@ def retrieval(student_x: Tensor, teacher_x: Tensor, rng: np.random.Generator) ->
     nearest = torch.cdist(s, t, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1).numpy()
     null = np.array([(nearest == pi).mean() for pi in _permutations(len(nearest), rng)])
     return _with_null((nearest == np.arange(len(nearest))).mean(), null)
+
+
+def named(name: str, measured: WithNull) -> dict[str, float]:
+    """A measured value and its null as entries of a flat record: name, name_null, name_low, name_high."""
+    return {name: measured.value} | {f"{name}_{part}": getattr(measured, part) for part in ("null", "low", "high")}
 
 
 def pairing(
@@ -179,5 +185,5 @@ def pairing(
         measured["mode_agreement"] = mode_agreement(student_modes, teacher_modes, modes, rng)
     record: dict[str, float] = {}
     for name, m in measured.items():
-        record |= {name: m.value, f"{name}_null": m.null, f"{name}_low": m.low, f"{name}_high": m.high}
+        record |= named(name, m)
     return record

@@ -11,7 +11,7 @@ from torch import Tensor
 from sandbox.measure.gauge import gauge_displacement
 from sandbox.measure.jacobian import effective_rank, jacobian_spectrum, participation_ratio, stable_rank
 from sandbox.measure.law import Calibration, calibrate, law_match, mode_labels
-from sandbox.measure.pairing import pairing, split_displacement
+from sandbox.measure.pairing import named, pairing, split_displacement
 from sandbox.teacher.flow import teacher_jacobian, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
 
@@ -71,15 +71,11 @@ def measurements(
         calibration = calibrate(teacher, len(z), seed)
     labels = (mode_labels(teacher, x), mode_labels(teacher, reference)) if teacher.components > 1 else (None, None)
     record: dict[str, float | bool] = dict(pairing(x, reference, labels[0], labels[1], seed))
-    leading, rest = split_displacement(x, reference, teacher.cov)
-    record |= {"displacement_leading": leading, "displacement_rest": rest}
+    parts = split_displacement(x, reference, teacher.cov, np.random.default_rng(seed))
+    for name, part in zip(("displacement_leading", "displacement_rest"), parts, strict=True):
+        record |= named(name, part)
     gauge = gauge_displacement(teacher, x, z, sigma_max, np.random.default_rng(seed))
-    record |= {
-        "gauge_displacement": gauge.value,
-        "gauge_displacement_null": gauge.null,
-        "gauge_displacement_low": gauge.low,
-        "gauge_displacement_high": gauge.high,
-    }
+    record |= named("gauge_displacement", gauge)
     for owner, s in (
         ("student", jacobian_spectrum(student, few.to(_precision(student)))),
         ("teacher", teacher_spectrum),

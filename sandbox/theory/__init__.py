@@ -1,4 +1,5 @@
-"""What the closed forms predict for the measured quantities: functions of plain parameters, with no fitted constant.
+"""What the closed forms predict for the measured quantities: functions of plain parameters, with no constant fitted
+to students.
 
 The setting is a linear student x = A z on a Gaussian teacher N(0, Sigma) with the exact fake score, trained by plain
 gradient descent. Symbols: lambda, an eigenvalue of Sigma; a or r, a singular value of A; k = lambda / (lambda +

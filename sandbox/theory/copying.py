@@ -103,8 +103,10 @@ def free_polar(x: float) -> float:
 
 
 def exponential_growth(dim: float, xi) -> np.ndarray:
-    """The displacement of the exponential class, 1 - q(sqrt Xi) for large d; exact at d = 1, where it is erfc(sqrt(Xi /
-    2))."""
+    """The displacement of the exponential class, 1 - q(sqrt Xi) for large d; exact at d = 1: erfc(sqrt(Xi / 2)).
+
+    At finite d it is off by up to .035 at d = 2, .014 at d = 4 and .007 at d = 8 (sampled Ginibre matrices, Xi of 1 and
+    4)."""
     xi = np.asarray(xi, dtype=float)
     if dim <= 1:
         return erfc(np.sqrt(xi / 2))

@@ -79,8 +79,8 @@ def test_a_prediction_belongs_to_the_condition():
 
 
 def test_more_noise_predicts_less_copying():
-    rates = [predict(Cell(dim=16, lr=lr)).displacement for lr in (0.005, 0.02, 0.08)]
-    batches = [predict(Cell(dim=16, batch=b)).displacement for b in (256, 64, 16)]
+    rates = [predict(Cell(dim=16, lr=lr, steps=4000)).displacement for lr in (0.005, 0.02, 0.08)]
+    batches = [predict(Cell(dim=16, batch=b, steps=4000)).displacement for b in (256, 64, 16)]
     assert rates == sorted(rates)
     assert batches == sorted(batches)
     assert all(0 < v < 1.1 for v in rates + batches)
@@ -126,10 +126,10 @@ DIMS = (2, 4, 8, 16, 32, 64)
 
 def test_a_predicted_onset_is_where_the_prediction_passes_one_half():
     # Fixed rate and batch: noise grows with d, and copying ends.
-    cells = [Cell(dim=d, lr=0.01) for d in DIMS]
+    cells = [Cell(dim=d, lr=0.01, steps=4000) for d in DIMS]
     at = predicted_onset(cells)
     below, above = (max(d for d in DIMS if d <= at), min(d for d in DIMS if d >= at))
-    values = {d: predict(Cell(dim=d, lr=0.01)).displacement for d in (below, above)}
+    values = {d: predict(Cell(dim=d, lr=0.01, steps=4000)).displacement for d in (below, above)}
     assert min(values.values()) <= 0.5 <= max(values.values())
     # Seeds do not enter.
     assert predicted_onset([cell.replace(seed=s) for cell in cells for s in range(2)]) == at
@@ -139,7 +139,7 @@ def test_a_predicted_onset_is_where_the_prediction_passes_one_half():
     "cells",
     [
         [Cell(dim=d, start="random") for d in DIMS],
-        [Cell(dim=d, lr=1e-5) for d in DIMS],
+        [Cell(dim=d, lr=1e-5, steps=4_000_000) for d in DIMS],
         [Cell(dim=8)],
         [Cell(dim=1), Cell(dim=2)],
     ],
@@ -147,3 +147,16 @@ def test_a_predicted_onset_is_where_the_prediction_passes_one_half():
 )
 def test_a_prediction_that_does_not_pass_one_half_in_range_has_no_onset(cells):
     assert math.isnan(predicted_onset(cells))
+
+
+def test_a_student_that_has_not_grown_up_has_no_prediction():
+    grown = settled_steps(Cell(dim=8))
+    assert predict(Cell(dim=8, steps=grown)).displacement > 0
+    with pytest.raises(HypothesisError, match="grown to its end"):
+        predict(Cell(dim=8, steps=grown // 2))
+
+
+def test_antithetic_noise_cannot_flip_a_sign_in_one_dimension():
+    cell = Cell(dim=1, normaliser="off", lr=0.04, batch=8, steps=4000)
+    assert predict(cell).gauge > 0.05
+    assert predict(cell.replace(antithetic=True)).gauge == 0

@@ -10,10 +10,16 @@ from sandbox.student.networks import LinearStudent
 from sandbox.teacher.families import gaussian, ring
 from sandbox.teacher.flow import teacher_map
 
-PAIRED = ("displacement", "correlation_distance", "inefficiency", "retrieval", "gauge_displacement")
-PLAIN = {
+PAIRED = (
+    "displacement",
     "displacement_leading",
     "displacement_rest",
+    "correlation_distance",
+    "inefficiency",
+    "retrieval",
+    "gauge_displacement",
+)
+PLAIN = {
     "sliced_w2",
     "sliced_w2_null",
     "mass_ratio_low",
