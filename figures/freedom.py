@@ -97,7 +97,9 @@ def _modes(ax, table: pd.DataFrame, dims) -> None:
             null.index, null.iloc[:, 0], null.iloc[:, 1], color=style.NULL, alpha=0.35, linewidth=0, zorder=1
         )
         style.dots(ax, table["dim"], table[f"displacement_{part}"].astype(float), table["law_passes"], color, seed=i)
-        style.draw_mean(ax, style.mean_band(gated(table), f"displacement_{part}"), color)
+        style.draw_mean(
+            ax, style.mean_band(gated(table), f"displacement_{part}"), color, "-" if part == "leading" else "--"
+        )
         theory = table.groupby("dim")[f"predicted_{part}"].first().dropna()
         ax.plot(
             theory.index,

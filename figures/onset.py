@@ -70,7 +70,9 @@ def draw(table: pd.DataFrame) -> Figure:
             start = mine["start"].iloc[0]
             color = style.START[start]
             style.dots(ax, mine["dim"], mine["displacement"], mine["law_passes"], color, seed=i)
-            style.draw_mean(ax, style.mean_band(gated(mine), "displacement"), color)
+            style.draw_mean(
+                ax, style.mean_band(gated(mine), "displacement"), color, "-" if start == "teacher" else "--"
+            )
             if start == "teacher":
                 theory = mine.groupby("dim")["predicted_displacement"].first().dropna()
                 ax.plot(theory.index, theory, color=style.THEORY, linewidth=0.8, zorder=5)
@@ -81,7 +83,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for ax, x, y, text, color in (
         (axes[0], 0.97, 0.97, "dots: students", "#444444"),
         (axes[0], 0.97, 0.89, "blue: teacher start", style.START["teacher"]),
-        (axes[0], 0.97, 0.81, "orange: random start", style.START["random"]),
+        (axes[0], 0.97, 0.81, "orange, dashed: random start", style.START["random"]),
         (axes[1], 0.97, 0.97, "grey: shuffled pairs (null)", "#666666"),
         (axes[1], 0.97, 0.89, "hollow: failed the law gate", "#444444"),
         (axes[2], 0.97, 0.86, "black: $F_d(\\Xi)$, nothing fitted to dots", style.THEORY),
@@ -122,16 +124,12 @@ def _crossing(ax, table: pd.DataFrame) -> None:
         linewidth=1.4,
         zorder=6,
     )
-    # Below a rising curve to the right, below a falling one to the left: where neither curve nor dots are.
-    rising = found.kind == "ends"
-    ax.annotate(
-        f"copying {found.kind}\nat $d$ = {found.at:.3g}",
-        (found.at, 0.5),
-        xytext=(8 if rising else -8, -20),
-        textcoords="offset points",
-        ha="left" if rising else "right",
-        va="center",
+    ax.text(
+        0.97,
+        0.05,
+        f"copying {found.kind} at $d$ = {found.at:.3g}",
+        ha="right",
+        va="bottom",
         fontsize=7,
-        color=style.THEORY,
-        zorder=6,
-    ).set_in_layout(False)
+        transform=ax.transAxes,
+    )

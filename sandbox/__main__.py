@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 import warnings
@@ -85,7 +86,9 @@ class Where:
 
 @dataclasses.dataclass(frozen=True)
 class Run(Where):
-    """Train the students that are not finished yet, then print the arms' table and draw the figures."""
+    """Train the students that are not finished yet, then print the arms' table and draw the figures.
+
+    Any field of a cell may be given as an axis: values as 2,8,32 or '2 8 32' or, half open, 0:8."""
 
     workers: int = 0
     """processes, one thread each; 0: one per core of this machine (number)"""
@@ -142,12 +145,29 @@ def _sweep(command: Where) -> Sweep:
             raise ValueError(f"{name}: {error}") from None
     if not chosen:
         return sweep
-    # A field that the user gives as an axis is the user's: no arm or rule of the experiment may set it again.
-    return dataclasses.replace(
-        sweep.narrowed(chosen),
-        arms={arm: {k: v for k, v in fields.items() if k not in chosen} for arm, fields in sweep.arms.items()},
-        derived={k: v for k, v in sweep.derived.items() if k not in chosen},
-    )
+    return _with_axes(sweep, chosen)
+
+
+def _with_axes(sweep: Sweep, chosen: dict[str, list]) -> Sweep:
+    """The sweep with a user's axes; what the user sets, no arm or rule of the experiment sets again.
+
+    Values other than dimensions and seeds tell students of one dimension apart, so each becomes an arm of its own,
+    named by what it holds."""
+    across = {name: values for name, values in chosen.items() if name not in ("dim", "seed")}
+    arms: dict[str, dict] = {}
+    for arm, fields in sweep.arms.items():
+        kept = {name: value for name, value in fields.items() if name not in chosen}
+        name = arm if len(kept) == len(fields) else _described(kept)
+        for values in itertools.product(*across.values()):
+            own = dict(zip(across, values, strict=True))
+            arms[", ".join(filter(None, (name, _described(own))))] = {**kept, **own}
+    along = {name: values for name, values in chosen.items() if name in ("dim", "seed")}
+    rules = {name: rule for name, rule in sweep.derived.items() if name not in chosen}
+    return dataclasses.replace(sweep.narrowed(along), arms=arms, derived=rules)
+
+
+def _described(fields: dict) -> str:
+    return ", ".join(f"{name} {'by rule' if callable(value) else value}" for name, value in fields.items())
 
 
 def _truth(word: str) -> bool:
@@ -162,10 +182,12 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     print(tables.arms_text(summary))
     total, done = int(summary["of"].sum()), int(summary["students"].sum())
     gate = tables.gated(table) if len(table) else table
+    shared = done - (table["key"].nunique() if len(table) else 0)
+    twice = f" ({shared} of them stand in two arms)" if shared else ""
     print(
-        f"\n{done} of {total} students finished, {len(gate)} pass the law gate; displacement is measured against the "
-        "analytic teacher's map (real score: analytic).\nOnset: where the mean displacement of the students that pass "
-        "passes 1/2\n(d <= 2 left out where the per-sample normaliser is heavy-tailed); nothing in d* predicted is "
+        f"\n{done} of {total} students finished{twice}, {len(gate)} pass the law gate.\nDisplacement is measured against the "
+        "analytic teacher's map (real score: analytic). Onset: where the mean displacement of the\nstudents that pass "
+        "passes 1/2 (d <= 2 left out where the per-sample normaliser is heavy-tailed); nothing in\nd* predicted is "
         "fitted to students."
     )
 
@@ -193,20 +215,28 @@ def _run(command: Run) -> int:
     seconds = time.time() - started
     print(f"\n{sweep.name} ({command.preset}): {len(wanted)} students in {command.results}, {seconds:.0f} s\n")
     _say_table(sweep, store)
-    if command.draw:
-        _draw(command, store, command.out, None, gallery.FIGURES)
+    if command.draw and list(sweep.arms) == list(gallery.experiment(command.experiment, command.preset).arms):
+        _draw(sweep, command, store, command.out, None, gallery.FIGURES)
+    elif command.draw:
+        print("\nno figures: they show the experiment's own arms, not these; `table --csv` has every student")
     return 1 if failed else 0
 
 
-def _draw(command: Where, store: Store, out: Path | None, fallback: Path | None, names) -> None:
+def _draw(sweep: Sweep, command: Where, store: Store, out: Path | None, fallback: Path | None, names) -> None:
     folder = out or command.results / "figures"
-    written = gallery.draw(names, command.preset, store, folder, fallback)
+    written = gallery.draw(names, sweep, command.preset, store, folder, fallback)
     print(f"\nfigures in {folder}: " + ", ".join(p.name for p in written if p.suffix == ".png"))
 
 
+def _existing(results: Path) -> Store:
+    if not results.is_dir():
+        raise StoreError(f"results folder {results} is not there; `run` makes it, --results names another one")
+    return Store(results, create=False)
+
+
 def _status(command: Status) -> int:
-    store = Store(command.results, create=False)
     sweep = _sweep(command)
+    store = _existing(command.results)
     missing = set(store.missing(sweep.cells()))
     for arm in sweep.arms:
         mine = [cell for name, cell in sweep.students() if name == arm]
@@ -227,7 +257,8 @@ def _status(command: Status) -> int:
 
 
 def _table(command: Table) -> int:
-    sweep, store = _sweep(command), Store(command.results, create=False)
+    sweep = _sweep(command)
+    store = _existing(command.results)
     if command.csv:
         tables.students(sweep, store).to_csv(sys.stdout, index=False)
     else:
@@ -237,7 +268,7 @@ def _table(command: Table) -> int:
 
 def _figures(command: Figures) -> int:
     names = command.only or gallery.FIGURES
-    _draw(command, Store(command.results, create=False), command.out, command.fallback, names)
+    _draw(_sweep(command), command, Store(command.results, create=False), command.out, command.fallback, names)
     return 0
 
 

@@ -39,7 +39,9 @@ def figure_module(name: str):
     return importlib.import_module(f"figures.{name}")
 
 
-def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = None, say=print) -> list[Path]:
+def draw(
+    names, sweep: Sweep, preset: str, store: Store, out: Path, fallback: Path | None = None, say=print
+) -> list[Path]:
     """Draws figures into `out` from the store or, where it holds none of a figure's students, from CSV tables in
     `fallback`.
 
@@ -48,7 +50,8 @@ def draw(names, preset: str, store: Store, out: Path, fallback: Path | None = No
     read: dict[str, pd.DataFrame] = {}
     for name in names:
         module = figure_module(name)
-        sweep = experiment(module.NEEDS, preset)
+        if sweep.name != module.NEEDS:
+            continue
         if module.NEEDS not in read:
             read[module.NEEDS] = tables.students(sweep, store)
         table = read[module.NEEDS]

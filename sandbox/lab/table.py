@@ -114,8 +114,11 @@ def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.D
         if len(mine):
             good = gated(mine)
             row |= {"diverged": int((mine["status"] == "diverged").sum()), "gate": len(good) / len(mine)}
+            usable = comparable(mine)
             try:
-                found = onset(comparable(mine), value=value)
+                if usable["dim"].nunique() < 2:
+                    raise ValueError("needs two dimensions (above 2 with the per-sample normaliser)")
+                found = onset(usable, value=value)
                 row |= {"onset": found.kind, "at": found.at, "low": found.low, "high": found.high}
             except ValueError as error:
                 row["onset"] = f"not estimated: {error}"

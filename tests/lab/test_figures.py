@@ -26,6 +26,10 @@ def tiny():
         yield sweep
 
 
+def tiny_sweep():
+    return experiment("dimension", "tiny")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, tiny):
     store = Store(tmp_path_factory.mktemp("results"))
@@ -45,13 +49,13 @@ def drawn(store, tmp_path_factory):
         patch.setattr(work, "distill", never)
         patch.setattr(work, "train_pack", never)
         patch.setattr(execute, "train_pack", never)
-        written = draw(FIGURES, "tiny", store, out, say=lambda _: None)
+        written = draw(FIGURES, tiny_sweep(), "tiny", store, out, say=lambda _: None)
     assert [path.name for path in written] == [f"{name}.{ending}" for name in FIGURES for ending in ENDINGS]
     return out
 
 
 def test_a_second_drawing_gives_the_same_bytes(store, drawn, tmp_path):
-    draw(FIGURES, "tiny", store, tmp_path, say=lambda _: None)
+    draw(FIGURES, tiny_sweep(), "tiny", store, tmp_path, say=lambda _: None)
     first = {path.name: path.read_bytes() for path in drawn.iterdir()}
     again = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert first.keys() == again.keys()
@@ -60,7 +64,9 @@ def test_a_second_drawing_gives_the_same_bytes(store, drawn, tmp_path):
 
 def test_the_csv_beside_a_figure_draws_it_again(drawn, tmp_path):
     said = []
-    draw(FIGURES, "tiny", Store(tmp_path / "none", create=False), tmp_path, fallback=drawn, say=said.append)
+    draw(
+        FIGURES, tiny_sweep(), "tiny", Store(tmp_path / "none", create=False), tmp_path, fallback=drawn, say=said.append
+    )
     differing = [
         name
         for figure in FIGURES
@@ -94,7 +100,7 @@ def test_students_that_are_missing_are_counted(store, tiny, tmp_path):
             name = f"{cell.key}.{ending}"
             (partial.folder / name).write_bytes((store.folder / name).read_bytes())
     said = []
-    draw(("freedom",), "tiny", partial, tmp_path / "out", say=said.append)
+    draw(("freedom",), tiny, "tiny", partial, tmp_path / "out", say=said.append)
     assert said == [f"freedom: 3 of {len(tiny.cells())} students are not there yet; drawn without them"]
 
 
@@ -102,7 +108,7 @@ def test_students_that_are_missing_are_counted(store, tiny, tmp_path):
 def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
     words = rf"{tmp_path / 'none'} holds no student of figure '{name}'.*make run.*--results"
     with pytest.raises(NothingToDraw, match=words):
-        draw((name,), "tiny", Store(tmp_path / "none", create=False), tmp_path / "out", fallback=tmp_path)
+        draw((name,), tiny_sweep(), "tiny", Store(tmp_path / "none", create=False), tmp_path / "out", fallback=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
