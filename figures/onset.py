@@ -127,7 +127,7 @@ def _crossing(ax, table: pd.DataFrame) -> None:
     ax.text(
         0.97,
         0.05,
-        f"copying {found.kind} at $d$ = {found.at:.3g}",
+        f"copying {found.kind}\nat $d$ = {found.at:.3g}",
         ha="right",
         va="bottom",
         fontsize=7,

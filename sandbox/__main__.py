@@ -185,8 +185,8 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     shared = done - (table["key"].nunique() if len(table) else 0)
     twice = f" ({shared} of them stand in two arms)" if shared else ""
     print(
-        f"\n{done} of {total} students finished{twice}, {len(gate)} pass the law gate.\nDisplacement is measured against the "
-        "analytic teacher's map (real score: analytic). Onset: where the mean displacement of the\nstudents that pass "
+        f"\n{done} of {total} students finished{twice}, {len(gate)} pass the law gate.\n"
+        "Displacement is measured against the analytic teacher's map (real score: analytic). Onset: where the mean displacement of the\nstudents that pass "
         "passes 1/2 (d <= 2 left out where the per-sample normaliser is heavy-tailed); nothing in\nd* predicted is "
         "fitted to students."
     )
