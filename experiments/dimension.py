@@ -34,7 +34,7 @@ def _sweep(dims: tuple[int, ...], seeds: int) -> Sweep:
 
 PRESETS = {
     "smoke": _sweep((1, 2, 4), 2),
-    "quick": _sweep((1, 2, 4, 8, 12, 16, 24, 32, 48, 64), 16),
+    "quick": _sweep((1, 2, 4, 8, 12, 16, 24, 32, 64), 16),
     "full": _sweep((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), 64),
 }
 

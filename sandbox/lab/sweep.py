@@ -15,7 +15,7 @@ from sandbox.lab.cell import Cell, cell_from
 Value = Any | Callable[[dict], Any]
 
 # Price of a step whatever the pack's size, in units of `cost`, and the largest share of a step that it may be.
-STEP_COST, STEP_SHARE = 600.0, 0.15
+STEP_COST, STEP_SHARE = 1.0, 0.1
 
 # What may differ between the students of a pack: it changes no tensor's shape and no step of the loop.
 RIDES_A_PACK = (
@@ -95,8 +95,8 @@ class Sweep:
 def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
     """Cells grouped into packs of at most `size` that train together, the costliest first.
 
-    A pack is no larger than it takes for a step's fixed price to be a small share of its cost: an interrupted run loses
-    the packs under way, so they should be short. Raises ValueError, naming it pack, if size < 1."""
+    A pack is hardly larger than it takes for a step's fixed price to be a small share of its cost: an interrupted run
+    loses the packs under way, so they should be short. Raises ValueError, naming it pack, if size < 1."""
     if size < 1:
         raise ValueError(f"pack must be >= 1, got {size}")
     shelves: dict[tuple, list[Cell]] = {}
@@ -107,21 +107,21 @@ def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
         shelves.setdefault((fixed, structure), []).append(cell)
     grouped = []
     for shelf in shelves.values():
-        enough = math.ceil(STEP_COST * (1 / STEP_SHARE - 1) / _student_cost(shelf[0]))
-        chunk = min(size, max(1, enough))
+        enough = STEP_COST * (1 / STEP_SHARE - 1) / _student_cost(shelf[0])
+        parts = max(1, round(len(shelf) / enough), math.ceil(len(shelf) / size))
+        chunk = math.ceil(len(shelf) / parts)
         grouped += [shelf[i : i + chunk] for i in range(0, len(shelf), chunk)]
     return sorted(grouped, key=cost, reverse=True)
 
 
 def cost(pack: Sequence[Cell]) -> float:
-    """A pack's training time in arbitrary units: the loop's fixed price, the noise, the products and the
-    eigendecomposition."""
+    """A pack's training time in milliseconds of one laptop core: fixed price, noise, products, eigendecomposition."""
     return pack[0].steps * (STEP_COST + len(pack) * _student_cost(pack[0]))
 
 
 def _student_cost(cell: Cell) -> float:
     d, B = cell.dim, cell.batch
-    return 40.0 + 0.06 * B * d + 0.0006 * B * d**2 + 0.0012 * d**3
+    return 0.02 + 2e-5 * B * d + 5e-7 * B * d**2 + 1.5e-6 * d**3
 
 
 def axis_values(text: str | Sequence, kind: Callable = float) -> list:
