@@ -1,2 +1,2 @@
-"""One file per figure: NEEDS names its experiment, columns its numbers, and draw(table) draws them. None of them
+"""One file per figure: NEEDS names its experiment, COLUMNS its numbers, and draw(table) draws them. None of them
 trains."""

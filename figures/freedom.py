@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import gated
+from sandbox.lab.table import IDENTITY, gated
 
 NEEDS = "dimension"
 CAPTION = (
@@ -22,30 +22,20 @@ CAPTION = (
 
 FLAT, POWER = "teacher start, lr .04", "teacher start, power law, lr .02"
 LEADING, REST = "#0072B2", "#7FB8D8"  # one start, hence one hue
-
-
-def columns(table: pd.DataFrame) -> list[str]:
-    return [
-        "arm",
-        "key",
-        "status",
-        "dim",
-        "seed",
-        "start",
-        "student",
-        "law_passes",
-        "displacement",
-        "displacement_leading",
-        "displacement_leading_low",
-        "displacement_leading_high",
-        "displacement_rest",
-        "displacement_rest_low",
-        "displacement_rest_high",
-        "predicted_leading",
-        "predicted_rest",
-        "student_effective_rank",
-        "teacher_effective_rank",
-    ]
+COLUMNS = (
+    *IDENTITY,
+    "displacement",
+    "displacement_leading",
+    "displacement_leading_low",
+    "displacement_leading_high",
+    "displacement_rest",
+    "displacement_rest_low",
+    "displacement_rest_high",
+    "predicted_leading",
+    "predicted_rest",
+    "student_effective_rank",
+    "teacher_effective_rank",
+)
 
 
 def draw(table: pd.DataFrame) -> Figure:

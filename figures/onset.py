@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import comparable, gated
+from sandbox.lab.table import IDENTITY, comparable, gated
 from sandbox.measure.onset import onset
 
 NEEDS = "dimension"
@@ -27,29 +27,16 @@ PANELS = (
     ("lr .04, batch 64", ("teacher start, lr .04", "random start, lr .04")),
     ("lr .64/$d$, batch 4$d$", ("teacher start, lr ~ 1/d, batch ~ d",)),
 )
-
-
-def columns(table: pd.DataFrame) -> list[str]:
-    return [
-        "arm",
-        "key",
-        "status",
-        "dim",
-        "seed",
-        "start",
-        "student",
-        "normaliser",
-        "lr",
-        "batch",
-        "law_passes",
-        "displacement",
-        "displacement_null",
-        "displacement_low",
-        "displacement_high",
-        "gauge_polar",
-        "predicted_displacement",
-        "xi",
-    ]
+COLUMNS = (
+    *IDENTITY,
+    "displacement",
+    "displacement_null",
+    "displacement_low",
+    "displacement_high",
+    "gauge_polar",
+    "predicted_displacement",
+    "xi",
+)
 
 
 def draw(table: pd.DataFrame) -> Figure:

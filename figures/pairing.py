@@ -9,7 +9,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import gated
+from sandbox.lab.table import IDENTITY, gated
 from sandbox.teacher.families import gaussian
 from sandbox.teacher.flow import teacher_map
 
@@ -23,25 +23,14 @@ CAPTION = (
 )
 
 RADIUS = 2.4
-
-
-def columns(table: pd.DataFrame) -> list[str]:
-    return [
-        "arm",
-        "key",
-        "status",
-        "dim",
-        "seed",
-        "start",
-        "lr",
-        "batch",
-        "law_passes",
-        "displacement",
-        "weight_00",
-        "weight_01",
-        "weight_10",
-        "weight_11",
-    ]
+COLUMNS = (
+    *IDENTITY,
+    "displacement",
+    "weight_00",
+    "weight_01",
+    "weight_10",
+    "weight_11",
+)
 
 
 def draw(table: pd.DataFrame) -> Figure:

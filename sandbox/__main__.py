@@ -135,7 +135,7 @@ def _sweep(command: Where) -> Sweep:
     sweep = gallery.experiment(command.experiment, command.preset)
     axes = getattr(command, "axes", None)
     given = {f.name: getattr(axes, f.name) for f in AXES if axes is not None and getattr(axes, f.name)}
-    kinds = cells._types()
+    kinds = cells.field_types()
     readers: dict[type, Callable] = {bool: _truth, int: int, float: float, str: str}
     chosen = {}
     for name, words in given.items():

@@ -68,7 +68,7 @@ class Cell:
     algorithm_version: int = ALGORITHM_VERSION
 
     def __post_init__(self):
-        for name, kind in _types().items():
+        for name, kind in field_types().items():
             object.__setattr__(self, name, _coerced(name, getattr(self, name), kind))
         for name, allowed in (
             ("teacher", sorted(FAMILIES)),
@@ -134,7 +134,7 @@ class Cell:
 
 
 @lru_cache(maxsize=1)
-def _types() -> dict[str, tuple[type, bool]]:
+def field_types() -> dict[str, tuple[type, bool]]:
     """Each field's plain type, and whether it may be None."""
     kinds = {}
     for name, hint in typing.get_type_hints(Cell).items():

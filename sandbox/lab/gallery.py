@@ -64,7 +64,7 @@ def draw(
         }
         if len(table):
             table = (
-                table[module.columns(table)].sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
+                table[list(module.COLUMNS)].sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
             )
             missing = len(store.missing(sweep.cells()))
             if missing:

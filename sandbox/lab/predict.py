@@ -51,9 +51,9 @@ def _spectrum(cell: Cell) -> modes.Spectrum:
     return modes.Spectrum(tuple(lam.tolist()), cell.sigma_init, cell.law(), cell.normaliser)
 
 
-def _rate(cell: Cell, dim: float | None = None) -> float:
+def _rate(cell: Cell) -> float:
     """The learning rate per unit of the summed gradient: a mean over coordinates divides by d."""
-    return cell.lr / (cell.dim if dim is None else dim) if cell.reduction == "mean" else cell.lr
+    return cell.lr / cell.dim if cell.reduction == "mean" else cell.lr
 
 
 def predict(cell: Cell) -> Prediction:

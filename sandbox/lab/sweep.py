@@ -26,7 +26,6 @@ RIDES_A_PACK = (
     "sigma_init",
     "variance",
     "exponent",
-    "modes",
     "radius",
     "separation",
     "std",
@@ -53,16 +52,13 @@ class Sweep:
     axes: Mapping[str, Sequence] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Cell], Any]] = field(default_factory=dict)
 
-    @cached_property
-    def _students(self) -> list[tuple[str, Cell]]:
-        return self._expanded()
-
     def students(self) -> list[tuple[str, Cell]]:
         """Every (arm, cell), in order: arms, then axes with the last one fastest.
 
         Raises ValueError for a key that is no field, an axis without values or a value out of range."""
-        return list(self._students)
+        return list(self._expanded)
 
+    @cached_property
     def _expanded(self) -> list[tuple[str, Cell]]:
         found = []
         # Derived values do not depend on the seed: one evaluation per condition.
@@ -102,9 +98,8 @@ def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
     shelves: dict[tuple, list[Cell]] = {}
     for cell in cells:
         fixed = tuple(sorted((k, v) for k, v in dataclasses.asdict(cell).items() if k not in RIDES_A_PACK))
-        # Teachers of one pack are stacked, so they must be of one covariance type and number of modes.
-        structure = (bool(cell.exponent), cell.modes)
-        shelves.setdefault((fixed, structure), []).append(cell)
+        # Teachers of one pack are stacked, so they must be of one covariance type.
+        shelves.setdefault((fixed, bool(cell.exponent)), []).append(cell)
     grouped = []
     for shelf in shelves.values():
         enough = STEP_COST * (1 / STEP_SHARE - 1) / _student_cost(shelf[0])

@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 
 from sandbox.lab.cell import Cell
-from sandbox.lab.predict import predict, predicted_onset
+from sandbox.lab.predict import Prediction, predict, predicted_onset
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep
 from sandbox.measure.onset import onset
 from sandbox.theory.hypotheses import HypothesisError
+
+# What every figure's table says of a student, beside the numbers that the figure draws.
+IDENTITY = ("arm", "key", "status", "dim", "seed", "start", "student", "lr", "batch", "normaliser", "law_passes")
 
 
 def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
@@ -46,19 +49,12 @@ def _weights(store: Store, cell: Cell) -> dict:
     return {f"weight_{i}{j}": weight[i, j] for i in range(cell.dim) for j in range(cell.dim)}
 
 
-def _predicted(cell) -> dict:
+def _predicted(cell: Cell) -> dict:
     try:
         p = predict(cell)
     except HypothesisError as error:
         nan = float("nan")
-        return {
-            "predicted_displacement": nan,
-            "predicted_gauge": nan,
-            "predicted_leading": nan,
-            "predicted_rest": nan,
-            "xi": nan,
-            "prediction": f"none: {error}",
-        }
+        p = Prediction(nan, nan, nan, nan, nan, f"none: {error}")
     return {
         "predicted_displacement": p.displacement,
         "predicted_gauge": p.gauge,

@@ -124,9 +124,8 @@ def train_pack(cells: Sequence[Cell], report: Report | None = None) -> list[tupl
 
 
 def _teachers(cells: Sequence[Cell]) -> GaussianMixture:
-    options = {tuple(getattr(cell, name) for name in ("teacher", *TEACHER_OPTIONS)) for cell in cells}
-    if len(options) == 1:
-        return cells[0].mixture()
+    """One teacher per student, also where they are all the same: a shared one rounds differently, and a student's
+    numbers must not depend on which others are in its pack."""
     return GaussianMixture.stack([cell.mixture() for cell in cells])
 
 
