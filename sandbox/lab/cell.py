@@ -10,23 +10,37 @@ import typing
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
+from typing import Any
 
 from sandbox.student.initialise import STARTS
 from sandbox.student.losses import NORMALISERS, REDUCTIONS
+from sandbox.student.optimise import OPTIMISERS
 from sandbox.teacher.families import FAMILIES, family
 from sandbox.teacher.mixture import GaussianMixture
-from sandbox.teacher.schedule import KarrasBins, LogUniform, SigmaLaw
+from sandbox.teacher.schedule import KarrasBins, LogGrid, LogUniform, SigmaLaw
 
 # Raised whenever the same cell would give other numbers than before: its results are then recomputed, not mixed.
 ALGORITHM_VERSION = 1
 
 STUDENTS = ("linear", "affine")
-SIGMA_LAWS = ("log-uniform", "karras")
-FAKE_SCORES = ("exact",)
-OPTIMISERS = ("sgd",)
+SIGMA_LAWS = ("log-uniform", "karras", "log-grid")
+FAKE_SCORES = ("exact", "levels")
+# closed: only what follows in closed form from a linear student's matrix, for maps of thousands of students.
+MEASURES = ("all", "closed")
 
 # Options that belong to a family; None means the family's own default.
 TEACHER_OPTIONS = ("variance", "exponent", "modes", "radius", "separation", "std", "teacher_seed")
+
+# Options that only mean something beside another choice: {option: (choice, its values, default)}. Elsewhere they stay
+# None and out of a cell's identity.
+OPTIONS: dict[str, tuple[str, tuple[str, ...], Any]] = {
+    "bins": ("sigma_law", ("log-grid",), 8),
+    "beta1": ("optimiser", ("adam",), 0.9),
+    "beta2": ("optimiser", ("adam",), 0.999),
+    "fake_lr": ("fake_score", ("levels",), 0.1),
+    "fake_batch": ("fake_score", ("levels",), 64),
+    "fake_updates": ("fake_score", ("levels",), 1),
+}
 
 
 @dataclass(frozen=True)
@@ -52,18 +66,25 @@ class Cell:
     sigma_init: float = 80.0
 
     fake_score: str = "exact"
+    fake_lr: float | None = None
+    fake_batch: int | None = None
+    fake_updates: int | None = None
     normaliser: str = "per-sample"
     reduction: str = "sum"
     sigma_law: str = "log-uniform"
     sigma_min: float = 0.02
     sigma_max: float = 80.0
+    bins: int | None = None
     antithetic: bool = False
 
     optimiser: str = "sgd"
+    beta1: float | None = None
+    beta2: float | None = None
     lr: float = 0.02
     batch: int = 64
     steps: int = 1000
 
+    measures: str = "all"
     seed: int = 0
     algorithm_version: int = ALGORITHM_VERSION
 
@@ -79,9 +100,11 @@ class Cell:
             ("reduction", REDUCTIONS),
             ("sigma_law", SIGMA_LAWS),
             ("optimiser", OPTIMISERS),
+            ("measures", MEASURES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        self._fill_options()
         for name in ("start_scale", "sigma_init", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -97,12 +120,35 @@ class Cell:
             )
         self.law()
         self.mixture()
+        if self.measures == "closed" and (self.teacher, self.student) != ("gaussian", "linear"):
+            raise ValueError(
+                f"measures closed needs a gaussian teacher and a linear student, got {self.teacher} and {self.student}"
+            )
+        if self.fake_score == "levels" and (self.teacher, self.student) != ("gaussian", "linear"):
+            raise ValueError(
+                "fake_score levels needs a gaussian teacher and a linear student, "
+                f"got {self.teacher} and {self.student}"
+            )
+        if self.fake_score == "levels" and self.sigma_law == "log-uniform":
+            raise ValueError("sigma_law must have levels (karras, log-grid) with fake_score levels, got 'log-uniform'")
+
+    def _fill_options(self) -> None:
+        for name, (choice, values, default) in OPTIONS.items():
+            given = getattr(self, name)
+            if getattr(self, choice) in values:
+                object.__setattr__(self, name, default if given is None else given)
+            elif given is not None:
+                raise ValueError(f"{name} means nothing with {choice} {getattr(self, choice)}, got {given}")
+        for name in ("fake_lr", "fake_batch", "fake_updates"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 
     # -- identity ----------------------------------------------------------------------------------------------------
 
     def canonical(self) -> str:
-        """The cell as JSON with sorted keys: equal cells give equal text."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        """The cell as JSON with sorted keys, without options that it does not use: equal cells give equal text."""
+        used = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return json.dumps(used, sort_keys=True, allow_nan=False)
 
     @property
     def key(self) -> str:
@@ -114,8 +160,14 @@ class Cell:
         return dataclasses.replace(self, seed=0)
 
     def replace(self, **changes) -> Cell:
-        """Raises ValueError if a change names no field."""
-        return cell_from({**dataclasses.asdict(self), **changes})
+        """The cell with some fields changed; options that belonged to a choice that is changed take their defaults.
+
+        Raises ValueError if a change names no field."""
+        fields = dataclasses.asdict(self)
+        for name, (choice, _, _) in OPTIONS.items():
+            if choice in changes and changes[choice] != fields[choice]:
+                fields[name] = None
+        return cell_from({**fields, **changes})
 
     # -- the objects it stands for -----------------------------------------------------------------------------------
 
@@ -130,6 +182,8 @@ class Cell:
 
     def law(self) -> SigmaLaw:
         """The law of the training noise levels."""
+        if self.sigma_law == "log-grid":
+            return LogGrid(self.sigma_min, self.sigma_max, self.bins or 0)
         return (LogUniform if self.sigma_law == "log-uniform" else KarrasBins)(self.sigma_min, self.sigma_max)
 
 

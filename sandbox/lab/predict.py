@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from sandbox.lab.cell import Cell
-from sandbox.lab.work import REFERENCE_SIGMA
+from sandbox.lab.reference import REFERENCE_SIGMA
 from sandbox.theory import copying, modes, one_dimension
 from sandbox.theory.flat import Flat
 from sandbox.theory.hypotheses import HypothesisError
@@ -64,6 +64,8 @@ def predict(cell: Cell) -> Prediction:
 @lru_cache(maxsize=4096)
 def _predict(cell: Cell) -> Prediction:
     _require_linear(cell)
+    if cell.start == "map":
+        raise HypothesisError("the linear theory needs a start that is still to grow, not 'map'")
     if cell.start == "random" or (cell.start == "rotated" and cell.dim > 1):
         # A start that is unrelated to the teacher's: no update correlates it. Over Haar rotations E tr R = 0.
         return Prediction(1.0, 1.0, 1.0, 1.0 if cell.dim > 1 else math.nan, math.nan, "independent start")

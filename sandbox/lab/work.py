@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sandbox.lab.cell import TEACHER_OPTIONS, Cell
+from sandbox.lab.cell import Cell
+from sandbox.lab.reference import REFERENCE_SIGMA, Reference, generator, reference_of, seed_of
 from sandbox.measure.gauge import polar_displacement
-from sandbox.measure.law import Calibration, calibrate
-from sandbox.measure.record import JACOBIAN_POINTS, measurements
+from sandbox.measure.linear import linear_measurements
+from sandbox.measure.record import measurements
 from sandbox.measure.trajectory import progress
 from sandbox.student.distill import Recipe, Snapshot, distill, log_spaced
+from sandbox.student.fake import ExactFake, FakeScore, LevelFake
 from sandbox.student.initialise import linear_start
 from sandbox.student.networks import Pack
-from sandbox.teacher.flow import teacher_jacobian, teacher_map
+from sandbox.teacher.flow import teacher_map
 from sandbox.teacher.mixture import GaussianMixture
-
-# Held-out points of every measurement, one set per dimension for all students, and the level where the reference map
-# starts. Part of the algorithm: a change of either raises ALGORITHM_VERSION.
-HELD_OUT = 1024
-REFERENCE_SIGMA = 80.0
+from sandbox.teacher.schedule import LogUniform
 
 # Reports of progress along a pack's training.
 TICKS = 50
 
 Report = Callable[[float], None]
 """Called with the share of a pack that is done."""
-
-
-def seed_of(purpose: str, number: int) -> int:
-    """A generator's seed for a purpose (`training`, `start`, `held-out`, ...): streams of different purposes do not
-    overlap."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{number}".encode()).digest()[:8], "big") >> 1
-
-
-def generator(purpose: str, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(purpose, number))
 
 
 def start_of(cell: Cell) -> tuple[torch.nn.Module, Tensor]:
@@ -54,37 +39,7 @@ def start_of(cell: Cell) -> tuple[torch.nn.Module, Tensor]:
         generator("start", cell.seed),
         cell.start_scale,
         bias=cell.student == "affine",
-    )
-
-
-def held_out(dim: int) -> Tensor:
-    """Standard normal points that no student was trained on, (HELD_OUT, dim) float64."""
-    return torch.randn(HELD_OUT, dim, generator=generator("held-out", dim), dtype=torch.float64)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """What every student of one teacher is compared with."""
-
-    z: Tensor
-    x: Tensor
-    spectrum: Tensor
-    calibration: Calibration
-
-
-def reference_of(cell: Cell) -> Reference:
-    """The teacher's map, Jacobian spectrum and law calibration at the held-out points."""
-    return _reference(Cell(**{name: getattr(cell, name) for name in ("teacher", "dim", *TEACHER_OPTIONS)}))
-
-
-@lru_cache(maxsize=8)
-def _reference(cell: Cell) -> Reference:
-    teacher, z = cell.mixture(), held_out(cell.dim)
-    return Reference(
-        z,
-        teacher_map(teacher, z, REFERENCE_SIGMA),
-        torch.linalg.svdvals(teacher_jacobian(teacher, z[:JACOBIAN_POINTS], REFERENCE_SIGMA)),
-        calibrate(teacher, HELD_OUT, seed_of("calibration", cell.dim)),
+        sigma_max=REFERENCE_SIGMA,
     )
 
 
@@ -95,7 +50,7 @@ def train_pack(cells: Sequence[Cell], report: Report | None = None) -> list[tupl
     first = cells[0]
     with torch.random.fork_rng(devices=[]):  # nothing here may draw from, or leave a trace in, the global generator
         starts, rotations = zip(*(start_of(cell) for cell in cells), strict=True)
-        references = [reference_of(cell) for cell in cells]
+        read = _Closed(cells) if first.measures == "closed" else _Sampled(cells)
         recipe = Recipe(
             steps=first.steps,
             lr=torch.tensor([cell.lr for cell in cells], dtype=torch.float64),
@@ -104,20 +59,25 @@ def train_pack(cells: Sequence[Cell], report: Report | None = None) -> list[tupl
             reduction=first.reduction,
             law=first.law(),
             antithetic=first.antithetic,
+            optimiser=first.optimiser,
+            beta1=first.beta1 or 0.0,
+            beta2=first.beta2 or 0.0,
         )
+        teachers = _teachers(cells)
         generators = [generator("training", cell.seed) for cell in cells]
         trajectories: list[list[dict]] = [[] for _ in cells]
         checkpoints = log_spaced(recipe.steps)
         ticks = range(0, recipe.steps, max(1, recipe.steps // TICKS))
-        for snapshot in distill(_teachers(cells), Pack.of(starts), recipe, generators, {*checkpoints, *ticks}):
+        fake = _fake(cells, teachers)
+        for snapshot in distill(teachers, Pack.of(starts), recipe, generators, {*checkpoints, *ticks}, fake):
             if snapshot.step in checkpoints:
-                for trajectory, point in zip(trajectories, _checkpoint(snapshot, references), strict=True):
-                    trajectory.append(point)
+                for trajectory, point in zip(trajectories, read.checkpoint(snapshot), strict=True):
+                    trajectory.append({"step": snapshot.step} | point)
             if report is not None:
                 report(0.9 * snapshot.step / recipe.steps)
         results = []
         for i, cell in enumerate(cells):
-            results.append(_finish(cell, snapshot, i, rotations[i], trajectories[i], references[i]))
+            results.append(_finish(cell, snapshot, i, rotations[i], trajectories[i], read))
             if report is not None:
                 report(0.9 + 0.1 * (i + 1) / len(cells))
     return results
@@ -129,16 +89,81 @@ def _teachers(cells: Sequence[Cell]) -> GaussianMixture:
     return GaussianMixture.stack([cell.mixture() for cell in cells])
 
 
-def _checkpoint(snapshot: Snapshot, references: Sequence[Reference]) -> list[dict]:
-    """The trajectory's entry of every student at a checkpoint."""
-    points: list[dict] = []
-    with torch.no_grad():
-        x = snapshot.students(torch.stack([r.z for r in references]))
-    polar = _polar(snapshot)
-    for i, reference in enumerate(references):
-        values = {name: v.item() for name, v in progress(x[i : i + 1], reference.x).items()}
-        points.append({"step": snapshot.step, "gauge_polar": polar[i].item()} | values)
-    return points
+def _fake(cells: Sequence[Cell], teachers: GaussianMixture) -> FakeScore:
+    first = cells[0]
+    if first.fake_score == "exact":
+        return ExactFake()
+    law = first.law()
+    assert not isinstance(law, LogUniform)  # the cell has refused it
+    return LevelFake.of_teacher(
+        teachers,
+        len(cells),
+        law,
+        lr=first.fake_lr,
+        batch=first.fake_batch,
+        updates=first.fake_updates,
+        antithetic=first.antithetic,
+    )
+
+
+class _Sampled:
+    """Measures at held-out points, for any student."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        self.references: list[Reference] = [reference_of(cell) for cell in cells]
+
+    def checkpoint(self, snapshot: Snapshot) -> list[dict]:
+        """The trajectory's entry of every student at a checkpoint."""
+        with torch.no_grad():
+            x = snapshot.students(torch.stack([r.z for r in self.references]))
+        polar = _polar(snapshot)
+        return [
+            {"gauge_polar": polar[i].item()} | {k: v.item() for k, v in progress(x[i : i + 1], reference.x).items()}
+            for i, reference in enumerate(self.references)
+        ]
+
+    def finish(self, cell: Cell, snapshot: Snapshot, i: int, rotation: Tensor) -> dict:
+        """Every measure of student i."""
+        reference, student, teacher = self.references[i], snapshot.students.member(i), cell.mixture()
+        measures = measurements(
+            student,
+            teacher,
+            reference.z,
+            REFERENCE_SIGMA,
+            seed_of("shuffles", cell.seed) % 2**32,
+            reference.x,
+            reference.spectrum,
+            reference.calibration,
+        )
+        A = snapshot.students.parameters["weight"][i].detach()
+        measures["gauge_polar"] = _polar(snapshot)[i].item()
+        measures["covariance_error"] = ((A @ A.mT - teacher.cov).norm() / teacher.cov.norm()).item()
+        if cell.start == "rotated":
+            # The teacher's map behind the rotation that the student started with: what it should have kept.
+            with torch.no_grad():
+                x = student(reference.z)
+            behind = teacher_map(teacher, reference.z @ rotation.mT, REFERENCE_SIGMA)
+            measures["displacement_rotated"] = progress(x[None], behind)["displacement"].item()
+        return measures
+
+
+class _Closed:
+    """Measures that follow from a linear student's matrix."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        self.variances = torch.stack([torch.diagonal(cell.mixture().cov) for cell in cells])
+
+    def _of(self, snapshot: Snapshot, members: slice) -> dict[str, Tensor]:
+        A = snapshot.students.parameters["weight"][members].detach()
+        return linear_measurements(A, self.variances[members], REFERENCE_SIGMA)
+
+    def checkpoint(self, snapshot: Snapshot) -> list[dict]:
+        every = self._of(snapshot, slice(None))
+        kept = ("gauge_polar", "displacement", "correlation_distance", "scale")
+        return [{name: every[name][i].item() for name in kept} for i in range(len(self.variances))]
+
+    def finish(self, cell: Cell, snapshot: Snapshot, i: int, rotation: Tensor) -> dict:
+        return {name: v[0].item() for name, v in self._of(snapshot, slice(i, i + 1)).items()}
 
 
 def _polar(snapshot: Snapshot) -> Tensor:
@@ -152,34 +177,18 @@ def _polar(snapshot: Snapshot) -> Tensor:
     return torch.stack(found)
 
 
-def _finish(cell: Cell, snapshot: Snapshot, i: int, rotation: Tensor, trajectory: list[dict], reference: Reference):
+def _finish(
+    cell: Cell, snapshot: Snapshot, i: int, rotation: Tensor, trajectory: list[dict], read: _Sampled | _Closed
+) -> tuple[dict, dict[str, np.ndarray]]:
     parameters = {name: p[i].detach() for name, p in snapshot.students.parameters.items()}
     arrays = {name: p.numpy() for name, p in parameters.items()} | {"rotation": rotation.numpy()}
     lost_at = int(snapshot.diverged_at[i])
     if lost_at >= 0:
         seen = [point for point in trajectory if point["step"] < lost_at]
         return {"status": "diverged", "diverged_at": lost_at, "measures": {}, "trajectory": _clean(seen)}, arrays
-    teacher, student = cell.mixture(), snapshot.students.member(i)
-    measures = measurements(
-        student,
-        teacher,
-        reference.z,
-        REFERENCE_SIGMA,
-        seed_of("shuffles", cell.seed) % 2**32,
-        reference.x,
-        reference.spectrum,
-        reference.calibration,
-    )
-    A = parameters["weight"]
-    measures["gauge_polar"] = trajectory[-1]["gauge_polar"]
-    measures["covariance_error"] = ((A @ A.mT - teacher.cov).norm() / teacher.cov.norm()).item()
+    measures = read.finish(cell, snapshot, i, rotation)
     if cell.start == "rotated":
-        # The teacher's map behind the rotation that the student started with: what it should have kept.
-        with torch.no_grad():
-            x = student(reference.z)
-        behind = teacher_map(teacher, reference.z @ rotation.mT, REFERENCE_SIGMA)
-        measures["displacement_rotated"] = progress(x[None], behind)["displacement"].item()
-        measures["gauge_polar_rotated"] = polar_displacement(A, rotation).item()
+        measures["gauge_polar_rotated"] = polar_displacement(parameters["weight"], rotation).item()
         measures["rotation_trace"] = torch.diagonal(rotation).mean().item()
     return {"status": "done", "measures": _clean(measures), "trajectory": _clean(trajectory)}, arrays
 

@@ -13,6 +13,9 @@ from torch import Tensor
 from sandbox.measure.pairing import WithNull, displacement
 from sandbox.teacher.flow import teacher_encode
 
+# Smallest over largest singular value below which a matrix is singular to rounding.
+SINGULAR = 1e-14
+
 
 def polar_factor(A: Tensor) -> Tensor:
     """The orthogonal Q of A = (A A^T)^(1/2) Q, (*E, d, d): the noise remapping of a linear student of symmetric
@@ -20,7 +23,7 @@ def polar_factor(A: Tensor) -> Tensor:
 
     Raises ValueError if A is singular to rounding: its polar factor is then not unique."""
     U, s, Vh = torch.linalg.svd(A.double())
-    if (s[..., -1] <= s[..., 0] * 1e-14).any():
+    if (s[..., -1] <= s[..., 0] * SINGULAR).any():
         raise ValueError(
             f"A must be invertible to have a polar factor, got a smallest singular value of {s[..., -1].min():g}"
         )

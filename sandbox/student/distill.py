@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sandbox.student.fake import ExactFake, FakeScore, require_linear
 from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
 from sandbox.student.networks import Pack
+from sandbox.student.noise import draw_noise
+from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, clipped, per_student
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import LogUniform, SigmaLaw
 
@@ -32,6 +35,10 @@ class Recipe:
         reduction: sum or mean over coordinates; see `losses.dmd_surrogate`.
         law: distribution of the noise level, drawn once per sample.
         antithetic: use every z with +eps and -eps at the same noise level.
+        optimiser: sgd or adam. beta1, beta2: adam's; sgd's momentum is beta1.
+        decay: share of the steps, at the end, in which the learning rate falls linearly to zero.
+        clip: largest norm of a student's gradient, inf for no limit.
+        average: weight of the past in the running average of a student's parameters that is yielded; 0 for none.
     Raises:
         ValueError: named argument out of range.
     """
@@ -43,6 +50,12 @@ class Recipe:
     reduction: str = "sum"
     law: SigmaLaw = field(default_factory=LogUniform)
     antithetic: bool = False
+    optimiser: str = "sgd"
+    beta1: float = 0.0
+    beta2: float = 0.999
+    decay: float = 0.0
+    clip: float = float("inf")
+    average: float = 0.0
 
     def __post_init__(self):
         if self.steps < 0:
@@ -51,12 +64,28 @@ class Recipe:
             raise ValueError(f"batch must be >= 1, got {self.batch}")
         if self.antithetic and self.batch % 2:
             raise ValueError(f"batch must be even with antithetic noise, got {self.batch}")
-        if not (torch.as_tensor(self.lr) > 0).all():
-            raise ValueError(f"lr must be > 0, got {self.lr}")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {self.decay}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be > 0, got {self.clip}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be in [0, 1), got {self.average}")
+        self.method(self.lr)
+
+    def method(self, lr: float | Tensor) -> Optimiser:
+        """The optimiser with these learning rates; raises ValueError for a rate or a beta out of range."""
+        return SGD(lr, self.beta1) if self.optimiser == "sgd" else Adam(lr, self.beta1, self.beta2)
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rate in the update after `step` updates."""
+        left = (self.steps - step) / (self.decay * self.steps) if self.decay else 1.0
+        return min(1.0, left)
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,7 @@ class Snapshot:
     students: Pack
     diverged_at: Tensor
     """(E,) the update at which a student stopped being finite, -1 for those that are well."""
+    fake: FakeScore
 
 
 def log_spaced(steps: int, per_octave: int = 1) -> tuple[int, ...]:
@@ -81,37 +111,19 @@ def log_spaced(steps: int, per_octave: int = 1) -> tuple[int, ...]:
     return tuple(sorted(marks))
 
 
-def draw_noise(
-    generators: Sequence[torch.Generator], batch: int, dim: int, antithetic: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z (E, batch, d), eps (E, batch, d) and uniforms (E, batch), each student from its own generator.
-
-    Advances the generators. One student's numbers depend on its generator alone, not on the pack around it. Numbers are
-    drawn in single precision whatever the arithmetic's: that is several times faster, and its steps of 2^-24 in the
-    underlying uniforms are far below any batch's own fluctuation."""
-    fresh = batch // 2 if antithetic else batch
-    normal = torch.empty(len(generators), 2, fresh, dim)
-    uniform = torch.empty(len(generators), fresh)
-    for i, generator in enumerate(generators):
-        torch.randn(2, fresh, dim, generator=generator, out=normal[i])
-        torch.rand(fresh, generator=generator, out=uniform[i])
-    normal, uniform = normal.to(dtype), uniform.to(dtype)
-    z, eps = normal[:, 0], normal[:, 1]
-    if antithetic:
-        z, eps, uniform = torch.cat([z, z], 1), torch.cat([eps, -eps], 1), torch.cat([uniform, uniform], 1)
-    return z, eps, uniform
-
-
 def distill(
     teachers: GaussianMixture,
     students: Pack,
     recipe: Recipe,
     generators: Sequence[torch.Generator],
     checkpoints: Collection[int] | None = None,
+    fake: FakeScore | None = None,
 ) -> Iterator[Snapshot]:
-    """Trains a pack by DMD with the exact fake score and plain gradient descent, yielding it at checkpoints.
+    """Trains a pack by DMD, yielding it at checkpoints.
 
         x = G(z),  x_sigma = x + sigma eps,  theta <- theta - lr E[w (D_fake - D_real)(x_sigma) dx/dtheta]
+
+    before each of which the fake score makes its own updates.
 
     Args:
         teachers: one GaussianMixture for all students, or one with a pack axis (E, ...).
@@ -119,73 +131,77 @@ def distill(
         recipe: what to do.
         generators: one per student; advanced by the training.
         checkpoints: steps at which to yield, by default `log_spaced(recipe.steps)`; step 0 is the start.
+        fake: the fake score at the start, by default the exact one of linear students.
     Raises:
         ValueError: a number of generators, learning rates or teachers that does not match the pack.
-        TypeError: students whose law is not known in closed form.
+        TypeError: the exact fake score of students whose law is not known in closed form.
     """
     size = len(students)
     if len(generators) != size:
         raise ValueError(f"generators must be one per student ({size}), got {len(generators)}")
     if len(set(map(id, generators))) != size:
         raise ValueError("generators must be distinct objects, got one shared by several students")
-    students.law()
+    fake = ExactFake() if fake is None else fake
+    if isinstance(fake, ExactFake):
+        require_linear(students, "the exact fake score")
     first = next(iter(students.parameters.values()))
     lr = torch.as_tensor(recipe.lr, dtype=first.dtype)
     if lr.ndim and lr.shape != (size,):
         raise ValueError(f"lr must be a float or have shape ({size},), got {tuple(lr.shape)}")
-    lr = lr.expand(size)
     if teachers.means.ndim > 2 and len(teachers.means) != size:
         raise ValueError(f"teachers must be one or one per student ({size}), got {len(teachers.means)}")
     teachers = teachers.to(first.dtype)
     marks = set(log_spaced(recipe.steps) if checkpoints is None else checkpoints)
 
     start = {name: p.detach().clone() for name, p in students.parameters.items()}
-    current = start
+    current = averaged = start
+    optimiser = recipe.method(lr.expand(size))
+    state = optimiser.init(start)
     diverged_at = torch.full((size,), -1, dtype=torch.int64)
 
     for step in range(recipe.steps + 1):
         if step in marks:
-            yield Snapshot(step, students.with_parameters(current), diverged_at.clone())
+            yield Snapshot(step, students.with_parameters(averaged), diverged_at.clone(), fake)
         if step == recipe.steps:
             return
-        leaves = {name: p.requires_grad_() for name, p in current.items()}
-        gradients = _gradients(teachers, students.with_parameters(leaves), recipe, generators)
+        fake = fake.update(students.with_parameters(current), generators)
+        gradients = _gradients(teachers, students.with_parameters(current), fake, recipe, generators)
         with torch.no_grad():
-            current, lost = _descend(leaves, gradients, lr, start, diverged_at >= 0)
+            if recipe.clip < float("inf"):
+                gradients = clipped(gradients, recipe.clip)
+            moved, state = optimiser.step(current, gradients, state, recipe.rate(step))
+            current, lost = _kept(moved, start, diverged_at >= 0)
+            averaged = (
+                {k: torch.lerp(p, averaged[k], recipe.average) for k, p in current.items()}
+                if recipe.average
+                else current
+            )
         diverged_at[lost] = step + 1
 
 
-def _gradients(teachers: GaussianMixture, students: Pack, recipe: Recipe, generators) -> dict[str, Tensor]:
-    names, leaves = zip(*students.parameters.items(), strict=True)
+def _gradients(
+    teachers: GaussianMixture, students: Pack, fake: FakeScore, recipe: Recipe, generators: Sequence[torch.Generator]
+) -> Parameters:
+    names, leaves = zip(*((k, p.detach().requires_grad_()) for k, p in students.parameters.items()), strict=True)
+    students = students.with_parameters(dict(zip(names, leaves, strict=True)))
     z, eps, uniform = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, leaves[0].dtype)
     sigma = recipe.law.draw(uniform)
     x = students(z)
     with torch.no_grad():
         noised = x + sigma[..., None] * eps
-        real, fake = teachers.denoise(noised, sigma), students.law().denoise(noised, sigma)
-        direction = dmd_direction(x, real, fake, recipe.normaliser)
+        real = teachers.denoise(noised, sigma)
+        direction = dmd_direction(x, real, fake.denoise(students, noised, sigma), recipe.normaliser)
     loss = dmd_surrogate(x, direction, recipe.reduction)
     return dict(zip(names, torch.autograd.grad(loss.sum(), leaves), strict=True))
 
 
-def _descend(
-    parameters: dict[str, Tensor],
-    gradients: dict[str, Tensor],
-    lr: Tensor,
-    start: dict[str, Tensor],
-    already_lost: Tensor,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One step of gradient descent per student; returns the new parameters and which students were lost in it.
+def _kept(moved: Parameters, start: Parameters, already_lost: Tensor) -> tuple[Parameters, Tensor]:
+    """The new parameters, and which students were lost in this step.
 
     A lost student is put back to its start, so that its pack-mates' arithmetic goes on undisturbed."""
-
-    def per_student(v: Tensor, like: Tensor) -> Tensor:
-        return v.reshape(-1, *[1] * (like.ndim - 1))
-
-    moved = {name: p - per_student(lr, p) * gradients[name] for name, p in parameters.items()}
     well = torch.stack([(p.abs() < DIVERGED).flatten(1).all(1) for p in moved.values()]).all(0)
     keep = well & ~already_lost
     if bool(keep.all()):
         return moved, ~well
-    kept = {name: torch.where(per_student(keep, p), p, start[name]) for name, p in moved.items()}
+    kept = {k: torch.where(torch.as_tensor(per_student(keep, p)).bool(), p, start[k]) for k, p in moved.items()}
     return kept, ~well & ~already_lost

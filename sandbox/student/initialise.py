@@ -8,7 +8,7 @@ from torch import Tensor
 from sandbox.student.networks import LinearStudent
 from sandbox.teacher.mixture import GaussianMixture
 
-STARTS = ("teacher", "rotated", "random")
+STARTS = ("teacher", "rotated", "random", "map")
 
 
 def haar_rotation(dim: int, generator: torch.Generator) -> Tensor:
@@ -46,6 +46,7 @@ def linear_start(
     generator: torch.Generator,
     scale: float = 0.1,
     bias: bool = False,
+    sigma_max: float = 80.0,
 ) -> tuple[LinearStudent, Tensor]:
     """A linear student at its start, and the rotation R (d, d) that was folded into it (the identity but for
     `rotated`).
@@ -53,6 +54,7 @@ def linear_start(
         teacher   A = A_0, the best linear one-step denoiser of the teacher at sigma_init
         rotated   A = A_0 R, R uniform on SO(d): the same law, another noise-data pairing
         random    A_ij iid N(0, scale^2), no relation to the teacher
+        map       A = C^(1/2) (1 + C/sigma_max^2)^(-1/2), the flow map from sigma_max: where a copy ends
 
     Raises ValueError for an unknown kind, sigma_init <= 0 or scale <= 0."""
     if kind not in STARTS:
@@ -67,4 +69,8 @@ def linear_start(
     elif kind == "random":
         A = scale * torch.randn(teacher.dim, teacher.dim, generator=generator, dtype=torch.float64)
         b = torch.zeros_like(b)
+    elif kind == "map":
+        lam, Q = torch.linalg.eigh(teacher.to(torch.float64).cov)
+        A = (Q * (lam / (1 + lam / sigma_max**2)).sqrt()) @ Q.mT
+        b = teacher.to(torch.float64).mean
     return LinearStudent(A, b if bias else None), R

@@ -52,9 +52,9 @@ class Pack:
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """Every student at its own points: (E, n, d) -> (E, n, d)."""
-        return vmap(lambda p, x: functional_call(self.module, p, (x,)))(self.parameters, z)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Every student at its own points: (E, n, d) -> (E, n, d), and so for further inputs (E, n)."""
+        return vmap(lambda p, *x: functional_call(self.module, p, x))(self.parameters, *inputs)
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> Pack:
         return replace(self, parameters=parameters)
@@ -62,7 +62,7 @@ class Pack:
     def member(self, index: int):
         """One student as a function (n, d) -> (n, d)."""
         parameters = {name: p[index] for name, p in self.parameters.items()}
-        return lambda z: functional_call(self.module, parameters, (z,))
+        return lambda *inputs: functional_call(self.module, parameters, inputs)
 
     def law(self) -> GaussianMixture:
         """The exact law N(b, A A^T) of each student, with a pack axis.

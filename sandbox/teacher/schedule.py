@@ -32,6 +32,11 @@ def karras_grid(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
 
 
 @lru_cache(maxsize=16)
+def _ascending(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    return karras_grid(n, sigma_min, sigma_max).flip(0)
+
+
+@lru_cache(maxsize=16)
 def legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes and weights on [-1, 1], each (count,); shared, not to be modified."""
     return np.polynomial.legendre.leggauss(count)
@@ -81,20 +86,52 @@ class KarrasBins:
                 f"first and last must satisfy 0 <= first <= last < bins = {self.bins}, got {self.first} and {self.last}"
             )
 
-    @lru_cache(maxsize=16)  # noqa: B019 - the instances are few, frozen and small
-    def _levels(self) -> Tensor:
-        return karras_grid(self.bins, self.sigma_min, self.sigma_max).flip(0)[self.first : self.last + 1]
+    @property
+    def levels(self) -> Tensor:
+        """The noise levels, ascending, (last - first + 1,) float64."""
+        return _ascending(self.bins, self.sigma_min, self.sigma_max)[self.first : self.last + 1]
 
     def draw(self, u: Tensor) -> Tensor:
         """Noise levels from uniforms u in [0, 1); same shape."""
-        levels = self._levels()
-        index = (u.double() * len(levels)).long().clamp(max=len(levels) - 1)
-        return levels.to(u)[index]
+        return _pick(self.levels, u)
 
     def nodes(self, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Levels and weights of the exact average over the bins; `count` is not used."""
-        levels = self._levels().numpy()
+        levels = self.levels.numpy()
         return levels, np.full(len(levels), 1 / len(levels))
 
 
-SigmaLaw = LogUniform | KarrasBins
+@dataclass(frozen=True)
+class LogGrid:
+    """Uniform over a few levels, evenly spaced in ln sigma from sigma_min to sigma_max inclusive."""
+
+    sigma_min: float = 0.05
+    sigma_max: float = 20.0
+    bins: int = 8
+
+    def __post_init__(self):
+        _check_range(self.sigma_min, self.sigma_max)
+        if self.bins < 2:
+            raise ValueError(f"bins must be >= 2, got {self.bins}")
+
+    @property
+    def levels(self) -> Tensor:
+        """The noise levels, ascending, (bins,) float64."""
+        return torch.as_tensor(np.geomspace(self.sigma_min, self.sigma_max, self.bins))
+
+    def draw(self, u: Tensor) -> Tensor:
+        """Noise levels from uniforms u in [0, 1); same shape."""
+        return _pick(self.levels, u)
+
+    def nodes(self, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Levels and weights of the exact average over the levels; `count` is not used."""
+        return self.levels.numpy(), np.full(self.bins, 1 / self.bins)
+
+
+def _pick(levels: Tensor, u: Tensor) -> Tensor:
+    """Levels, each with equal probability, from uniforms u in [0, 1)."""
+    index = (u.double() * len(levels)).long().clamp(max=len(levels) - 1)
+    return levels.to(u)[index]
+
+
+SigmaLaw = LogUniform | KarrasBins | LogGrid

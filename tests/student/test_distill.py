@@ -8,10 +8,11 @@ from scipy.stats import kstest, pearsonr
 
 from sandbox.measure.gauge import polar_displacement, polar_factor
 from sandbox.student import distill as loop
-from sandbox.student.distill import DIVERGED, Recipe, distill, draw_noise, log_spaced
+from sandbox.student.distill import DIVERGED, Recipe, distill, log_spaced
 from sandbox.student.initialise import haar_rotation, linear_start
 from sandbox.student.losses import NORMALISERS
 from sandbox.student.networks import LinearStudent, Pack
+from sandbox.student.noise import draw_noise
 from sandbox.student.population import population_gradient
 from sandbox.teacher.covariance import Full
 from sandbox.teacher.flow import teacher_map

@@ -166,7 +166,7 @@ class TestLinearStart:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "haar"}, r"start must be one of teacher, rotated, random, got 'haar'"),
+        ({"kind": "haar"}, r"start must be one of teacher, rotated, random, map, got 'haar'"),
         *[
             ({"kind": kind, "sigma_init": bad}, rf"sigma_init must be > 0, got {bad}")
             for kind in STARTS

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from sandbox.teacher.schedule import KarrasBins, LogUniform, karras_grid
+from sandbox.teacher.schedule import KarrasBins, LogGrid, LogUniform, karras_grid
 
 LAWS = [
     LogUniform(),
@@ -185,3 +185,32 @@ def test_laws_are_values(law):
     """Equal settings are equal laws, with one hash, so that a law can be part of a configuration."""
     assert law == type(law)()
     assert hash(law) == hash(type(law)())
+
+
+class TestLogGrid:
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_levels_are_even_in_the_logarithm(self, tolerance):
+        levels = LogGrid(0.05, 20.0, 8).levels.numpy()
+        np.testing.assert_allclose(np.diff(np.log(levels)), np.log(400) / 7, rtol=tolerance)
+        assert (levels[0], levels[-1]) == pytest.approx((0.05, 20.0), rel=tolerance)
+
+    def test_draws_are_uniform_over_the_levels(self):
+        law = LogGrid(0.05, 20.0, 4)
+        u = (torch.arange(4000) + 0.5).double() / 4000
+        drawn, counts = law.draw(u).unique(return_counts=True)
+        assert torch.equal(drawn, law.levels)
+        assert (counts == 1000).all()
+        assert torch.equal(law.draw(torch.tensor([1.0 - 2**-24])), law.levels[-1:].float())
+
+    def test_nodes_are_the_levels(self):
+        levels, weights = LogGrid(0.05, 20.0, 4).nodes(7)
+        assert len(levels) == 4
+        assert weights.sum() == pytest.approx(1, rel=1e-14)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [((0.0, 1.0, 4), "sigma_min must be > 0, got 0.0"), ((0.1, 1.0, 1), "bins must be >= 2, got 1")],
+    )
+    def test_bad_input_is_named(self, arguments, words):
+        with pytest.raises(ValueError, match=words):
+            LogGrid(*arguments)

@@ -1,0 +1,61 @@
+"""What every student of one teacher is compared with, and the random streams of a cell's purposes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sandbox.lab.cell import TEACHER_OPTIONS, Cell
+from sandbox.measure.law import Calibration, calibrate
+from sandbox.measure.record import JACOBIAN_POINTS
+from sandbox.teacher.flow import teacher_jacobian, teacher_map
+
+# Held-out points of every measurement, one set per dimension for all students, and the level where the reference map
+# starts. Part of the algorithm: a change of either raises ALGORITHM_VERSION.
+HELD_OUT = 1024
+REFERENCE_SIGMA = 80.0
+
+
+def seed_of(purpose: str, number: int) -> int:
+    """A generator's seed for a purpose (`training`, `start`, `held-out`, ...): streams of different purposes do not
+    overlap."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{number}".encode()).digest()[:8], "big") >> 1
+
+
+def generator(purpose: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(purpose, number))
+
+
+def held_out(dim: int) -> Tensor:
+    """Standard normal points that no student was trained on, (HELD_OUT, dim) float64."""
+    return torch.randn(HELD_OUT, dim, generator=generator("held-out", dim), dtype=torch.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What every student of one teacher is compared with."""
+
+    z: Tensor
+    x: Tensor
+    spectrum: Tensor
+    calibration: Calibration
+
+
+def reference_of(cell: Cell) -> Reference:
+    """The teacher's map, Jacobian spectrum and law calibration at the held-out points."""
+    return _reference(Cell(**{name: getattr(cell, name) for name in ("teacher", "dim", *TEACHER_OPTIONS)}))
+
+
+@lru_cache(maxsize=8)
+def _reference(cell: Cell) -> Reference:
+    teacher, z = cell.mixture(), held_out(cell.dim)
+    return Reference(
+        z,
+        teacher_map(teacher, z, REFERENCE_SIGMA),
+        torch.linalg.svdvals(teacher_jacobian(teacher, z[:JACOBIAN_POINTS], REFERENCE_SIGMA)),
+        calibrate(teacher, HELD_OUT, seed_of("calibration", cell.dim)),
+    )

@@ -1,0 +1,111 @@
+"""Optimisers of a pack: per-student learning rates, no state shared between students.
+
+Written by hand because torch's own take one learning rate for a whole tensor, and a pack's students share theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+State = Any
+"""What an optimiser carries from step to step; made by its `init`."""
+
+OPTIMISERS = ("sgd", "adam")
+
+
+def per_student(v: float | Tensor, like: Tensor) -> float | Tensor:
+    """A float, or one value per student (E,), broadcast against a parameter (E, ...)."""
+    if not isinstance(v, Tensor) or v.ndim == 0:
+        return v
+    return v.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent, theta <- theta - lr v with v <- momentum v + g (Polyak 1964); lr a float or one per student
+    (E,)."""
+
+    lr: float | Tensor
+    momentum: float = 0.0
+
+    def __post_init__(self):
+        _check(self.lr)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+
+    def init(self, parameters: Parameters) -> State:
+        return {k: torch.zeros_like(p) for k, p in parameters.items()} if self.momentum else None
+
+    def step(
+        self, parameters: Parameters, gradients: Parameters, state: State, lr_scale: float = 1.0
+    ) -> tuple[Parameters, State]:
+        """New parameters and state; nothing is modified."""
+        if self.momentum:
+            gradients = state = {k: self.momentum * v + gradients[k] for k, v in state.items()}
+        lr = self.lr * lr_scale
+        return {k: p - per_student(lr, p) * gradients[k] for k, p in parameters.items()}, state
+
+
+class Moments(NamedTuple):
+    """Adam's running averages of the gradient and of its square, and the number of steps so far."""
+
+    first: Parameters
+    second: Parameters
+    steps: int
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with bias correction (Kingma & Ba 2015, Algorithm 1); lr a float or one per student (E,)."""
+
+    lr: float | Tensor
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        _check(self.lr)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def init(self, parameters: Parameters) -> Moments:
+        zeros = {k: torch.zeros_like(p) for k, p in parameters.items()}
+        return Moments(zeros, zeros, 0)
+
+    def step(
+        self, parameters: Parameters, gradients: Parameters, state: Moments, lr_scale: float = 1.0
+    ) -> tuple[Parameters, Moments]:
+        """New parameters and state; nothing is modified."""
+        t = state.steps + 1
+        first = {k: torch.lerp(g, state.first[k], self.beta1) for k, g in gradients.items()}
+        second = {k: torch.lerp(g.square(), state.second[k], self.beta2) for k, g in gradients.items()}
+        lr = self.lr * (lr_scale / (1 - self.beta1**t))
+        root = (1 - self.beta2**t) ** 0.5
+        moved = {
+            k: p - per_student(lr, p) * first[k] / (second[k].sqrt() / root + self.epsilon)
+            for k, p in parameters.items()
+        }
+        return moved, Moments(first, second, t)
+
+
+Optimiser = SGD | Adam
+
+
+def clipped(gradients: Parameters, norm: float) -> Parameters:
+    """Gradients with each student's own norm over all its parameters at most `norm`."""
+    if not norm > 0:
+        raise ValueError(f"clip must be > 0, got {norm}")
+    square = sum(g.flatten(1).square().sum(1) for g in gradients.values())
+    factor = (norm / torch.as_tensor(square).sqrt()).clamp(max=1.0)
+    return {k: per_student(factor, g) * g for k, g in gradients.items()}
+
+
+def _check(lr: float | Tensor) -> None:
+    if not (torch.as_tensor(lr) > 0).all():
+        raise ValueError(f"lr must be > 0, got {lr}")
