@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from sandbox.lab import cell as cells
-from sandbox.lab import gallery
+from sandbox.lab import gallery, validate
 from sandbox.lab import table as tables
 from sandbox.lab.execute import STATUS_FILE, available_cores, run
 from sandbox.lab.progress import read_status
@@ -136,6 +136,24 @@ class Figures(Where):
     """folder of CSV tables to draw from where the results folder holds none of a figure's students"""
     only: Values = ()
     """names of figures (default: all)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Hold the theory's predictions against fresh students: prints the table, stores it, draws it.
+
+    Exits with 1 if a tolerance that was declared before the run is broken."""
+
+    preset: str = "quick"
+    """size of the validation: smoke, quick (minutes) or full (hours)"""
+    results: Path = Path("results")
+    """folder of stored results; students that are there are not trained again"""
+    workers: int = 0
+    """processes, one thread each; 0: one per core of this machine (number)"""
+    out: Path | None = None
+    """folder for the table and the figure (default: validation/ in the results folder)"""
+    only: Values = ()
+    """words in the names of the predictions to look at (default: all)"""
 
 
 def _sweep(command: Where) -> Sweep:
@@ -279,8 +297,42 @@ def _figures(command: Figures) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable] = {"run": Run, "status": Status, "table": Table, "figures": Figures}
-ACTIONS: dict[type, Callable[..., int]] = {Run: _run, Status: _status, Table: _table, Figures: _figures}
+def _validate(command: Validate) -> int:
+    if command.workers < 0:
+        raise ValueError(f"workers must be >= 0, got {command.workers}")
+    claims = gallery.claims(command.preset, command.only)
+    store = Store(command.results)
+    workers = command.workers or available_cores()
+    started = time.time()
+    # Students whose step costs nothing gain from a large pack.
+    failed = run(validate.cells_of(claims), store, workers, pack_size=256)
+    rows = validate.table(claims, store, validate.simulate(claims, workers))
+    print(validate.text(rows))
+    print(validate.summary(rows).to_string(index=False))
+    written = gallery.draw_validation(rows, command.preset, command.out or command.results / "validation")
+    broken = int(rows["verdict"].isin((validate.BROKEN, validate.OPEN)).sum())
+    known = int(rows["verdict"].eq(validate.KNOWN).sum())
+    print(
+        f"\n{len(rows)} predictions ({command.preset}), {time.time() - started:.0f} s: {broken} broken "
+        f"or without students, {known} fail where they are known to; table and figure in {written[0].parent}"
+    )
+    return 1 if broken or failed else 0
+
+
+COMMANDS: dict[str, Callable] = {
+    "run": Run,
+    "status": Status,
+    "table": Table,
+    "figures": Figures,
+    "validate": Validate,
+}
+ACTIONS: dict[type, Callable[..., int]] = {
+    Run: _run,
+    Status: _status,
+    Table: _table,
+    Figures: _figures,
+    Validate: _validate,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -296,6 +348,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return ACTIONS[type(command)](command)
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished students are stored; run again to go on", file=sys.stderr)
+        return 130
     except (StoreError, ValueError, ConnectionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from sandbox.lab.provenance import versions
 from sandbox.lab.store import Store
 from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
+from sandbox.lab.validate import Claim
 
 FIGURES = ("onset", "freedom", "pairing")
 EXPERIMENTS = ("dimension",)
@@ -30,6 +32,36 @@ def experiment(name: str, preset: str) -> Sweep:
     if preset not in presets:
         raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset!r}")
     return presets[preset]
+
+
+def claims(preset: str, only: Sequence[str] = ()) -> list[Claim]:
+    """The predictions of a preset of the validation, or those with one of the words in their name.
+
+    Raises ValueError for an unknown preset, or words that match no name."""
+    presets = importlib.import_module("experiments.validation").PRESETS
+    if preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset!r}")
+    every = presets[preset]()
+    found = [claim for claim in every if not only or any(word in claim.name for word in only)]
+    if not found:
+        raise ValueError(f"only must name one of {'; '.join(c.name for c in every)}, got {' '.join(only)!r}")
+    return found
+
+
+def draw_validation(rows: pd.DataFrame, preset: str, out: Path) -> list[Path]:
+    """Writes the validation's table and figure."""
+    module = importlib.import_module("figures.validation")
+    manifest = {
+        "figure": "validation",
+        "experiment": "validation",
+        "preset": preset,
+        "caption": module.CAPTION,
+        "versions": versions(),
+        "cells": sorted(set(rows["key"]) - {""}),
+    }
+    with style():
+        drawn = module.draw(rows)
+    return write_figure(drawn, rows, manifest, out, "validation")
 
 
 def figure_module(name: str):
