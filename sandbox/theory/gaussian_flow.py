@@ -32,6 +32,7 @@ from sandbox.theory.hypotheses import HypothesisError
 from sandbox.theory.normaliser import ROOT_2_PI
 
 NODES = 200
+LAW = LogUniform()
 SHARED = ("off", "batch")
 
 
@@ -170,7 +171,7 @@ def horizontal_lift(
     A0: np.ndarray,
     covariance: np.ndarray,
     times,
-    law: SigmaLaw = LogUniform(),
+    law: SigmaLaw = LAW,
     normaliser: str = "off",
     tolerance: float = 1e-10,
 ) -> np.ndarray:
@@ -212,7 +213,7 @@ def _integrate(A0, covariance, times, law, normaliser, tolerance, events=None):
 def settled(
     A0: np.ndarray,
     covariance: np.ndarray,
-    law: SigmaLaw = LogUniform(),
+    law: SigmaLaw = LAW,
     normaliser: str = "off",
     residual: float = 1e-8,
     longest: float = 1e5,
@@ -276,7 +277,7 @@ class Holonomy:
 
 
 def holonomy(
-    A0: np.ndarray, covariance: np.ndarray, law: SigmaLaw = LogUniform(), residual: float = 1e-8, longest: float = 1e5
+    A0: np.ndarray, covariance: np.ndarray, law: SigmaLaw = LAW, residual: float = 1e-8, longest: float = 1e5
 ) -> Holonomy:
     """The rotation that the noiseless flow accumulates from A0 to the teacher's law; arguments and errors as `settled`.
 

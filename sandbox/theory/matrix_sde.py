@@ -25,9 +25,9 @@ E[xi_1^2/nu^p], beta_p = E[1/nu^p] and gamma = E[xi_1^2 xi_2^2/nu^2]:
     K_ij           = E T_ij T_ji    =  E_sigma[h_i h_j (a_i p_i a_j p_j gamma + (a_i p_i b_j q_j + b_i q_i a_j p_j)
                                        alpha_2 + b_i q_i b_j q_j beta_2)]
 
-Cov(T_ii, T_jj) = K_ij - f_i f_j, and E T_ii^2 = N_ii + 2 K_ii (exact for a weighting that all samples share, E[xi^4/nu^2]
-= 3 gamma otherwise). For such a weighting the averages are powers of w and N_ij = n_eps(s_i) + n_x(s_i) with K_ij the
-geometric mean of the n_x up to the spread of sigma: dT = n_eps^(1/2) dW + n_x^(1/2) dW_sym and a fluctuation of the
+Cov(T_ii, T_jj) = K_ij - f_i f_j, and E T_ii^2 = N_ii + 2 K_ii: exact for a weighting that all samples share, E[xi^4 /
+nu^2] = 3 gamma otherwise. For such a weighting the averages are powers of w and N_ij = n_eps(s_i) + n_x(s_i), with K_ij
+the geometric mean of two n_x up to the spread of sigma: dT = n_eps^(1/2) dW + n_x^(1/2) dW_sym and a fluctuation of the
 step's length. Equal singular values give back `flat.Flat`: N - K = n_eps, K = n_x.
 
 The per-sample normaliser nu = mean_j |u_j| is taken at the mean of the v_i: it adds over the coordinates, in which the

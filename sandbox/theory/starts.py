@@ -22,8 +22,10 @@ pair of singular values turns as
 
     rho(A_0) = (1/d) sum_i (1 - exp(-1/2 sum_{j != i} Var Omega_ij))
 
-which for equal singular values is 1 - exp(-(1 - 1/d) / (4 Xi)). What it leaves out: a smallest singular value within reach of the
-noise may pass through zero, which turns an axis round and adds 2/d. Over starts that is rare and large: use the median.
+which for equal singular values is 1 - exp(-(1 - 1/d) / (4 Xi)). What it leaves out: a smallest singular value within
+reach of the noise may pass through zero, which turns an axis round and adds 2/d. Over starts that is rare and large:
+use the median. A teacher that is not flat turns the gauge of a random start without any noise; see
+`gaussian_flow.holonomy`.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ class TestEnd:
     def test_there_already(self):
         A, time = settled(np.eye(2), np.eye(2))
         assert time == 0
-        assert (A == np.eye(2)).all()
+        np.testing.assert_array_equal(A, np.eye(2))
 
     def test_too_late(self):
         with pytest.raises(HypothesisError, match="does not have the teacher's law within t = 2"):
@@ -263,8 +263,8 @@ class TestEnd:
 
 
 def first_order(r0, lam):
-    """Angles per angle between the eigenvectors of C_0 and Sigma, in a plane: of the flow's end from polar(A_0) and from
-    the transport's, to first order.
+    """Angles per angle between the eigenvectors of C_0 and Sigma, in a plane: of the flow's end from polar(A_0)
+    and from the transport's, to first order.
 
     C = diag(c) + X offdiag: dc_i/dt = -2 m_i c_i, dX/dt = -X (m_1 + m_2 + (c_1 + c_2) phi[c_1, c_2]), m_i = phi(c_i) -
     phi(lambda_i). The gauge of A = P Q, dQ/dt = Omega Q, turns by Omega P + P Omega = P M - M P."""
@@ -279,7 +279,7 @@ def first_order(r0, lam):
         return [-m[0], -m[1], -X * (m[0] + m[1] + (c[0] + c[1]) * slope), omega]
 
     start = [*np.log(r0), r0[0] ** 2 - r0[1] ** 2, 0.0]
-    # the two modes' variances are never equal along these paths, where the divided difference would be a derivative
+    # The two variances are never equal along these paths: the divided difference would be a derivative there.
     flow = solve_ivp(rates, (0, 300), start, rtol=1e-10, atol=1e-13).y[3, -1]
     roots = np.sqrt(lam)
     optimal = (roots[0] - roots[1]) * (r0[0] - r0[1]) / (roots @ r0)  # of polar(Sigma^(1/2) P_0), in closed form

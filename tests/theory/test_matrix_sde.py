@@ -1,4 +1,4 @@
-"""The matrix diffusion: its moments by sampling gradients, its steps by their moments, its ends by training students."""
+"""The matrix diffusion: moments by sampling gradients, steps by their moments, ends by training students."""
 
 import math
 

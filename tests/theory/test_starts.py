@@ -80,7 +80,7 @@ class TestRotatedDisplacement:
         ("variances", "normaliser"),
         [((1.0,) * 4, "per-sample"), ((2.5, 0.7, 0.3), "off"), ((2.5, 0.7, 0.3), "per-sample")],
     )
-    @pytest.mark.parametrize(("students", "steps", "standard_errors"), [(300, 100, 4.0)])
+    @pytest.mark.parametrize(("students", "steps", "standard_errors"), [(200, 100, 4.0)])
     def test_of_trained_students(self, variances, normaliser, students, steps, standard_errors):
         """Plain starts and, from other seeds, starts with one known rotation, long before they have the teacher's
         law."""
@@ -94,7 +94,7 @@ class TestRotatedDisplacement:
         def agree(first, second):
             error = math.hypot(first.std(), second.std()) / math.sqrt(students)
             assert abs(first.mean() - second.mean()) <= standard_errors * error
-            assert error < 0.05
+            assert error < 0.06
 
         # per mode where the modes differ, by the mean where they do not
         rho = plain.mean(1, keepdim=True) if flat else plain
@@ -137,7 +137,7 @@ class TestSpreads:
         assert abs(squares.mean() - rotation_spread(dim) ** 2) <= standard_errors * squares.std() / math.sqrt(count)
 
     @pytest.mark.parametrize(("dim", "lr", "batch"), [(4, 0.02, 32)])
-    @pytest.mark.parametrize(("students", "standard_errors"), [(1500, 4.0)])
+    @pytest.mark.parametrize(("students", "standard_errors"), [(800, 4.0)])
     def test_of_rotated_starts(self, dim, lr, batch, students, standard_errors):
         """Paths of the diffusion, each with a rotation of its own: the whole spread is that of uniform rotations, and
         the regression on tr R / d leaves the residual's."""
@@ -160,7 +160,7 @@ class TestSpreads:
 
     @pytest.mark.parametrize("normaliser", ["off", "per-sample"])
     @pytest.mark.parametrize("variances", [(1.0,), (1.0, 1.0), (2.5, 0.7, 0.3)])
-    @pytest.mark.parametrize(("students", "steps", "standard_errors"), [(1000, 30, 4.0)])
+    @pytest.mark.parametrize(("students", "steps", "standard_errors"), [(400, 20, 4.0)])
     def test_of_random_starts(self, variances, normaliser, students, steps, standard_errors):
         """Mean 1 and spread 1/d after any number of updates, for any spectrum."""
         law, g = teacher(variances), source(2)

@@ -1,0 +1,225 @@
+"""Denoising networks, and the one-step students that start from them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from sandbox.student.networks import Pack
+from sandbox.teacher.mixture import GaussianMixture
+
+# Noise levels from 0.002 to 80 are c_noise from -1.6 to 1.1, a third of the slowest feature's period. Twice as many
+# features fit no better, and polynomials in c_noise leave more error at the highest level, where a student starts.
+FREQUENCIES = 4
+
+# Added to a mean square of order one before its root; only keeps the gradient finite at h = 0.
+FLOOR = 1e-6
+
+
+def noise_features(c_noise: Tensor) -> Tensor:
+    """cos(pi k c / 4) and sin(pi k c / 4) for k = 1 .. 4, (n, 8), of c_noise (n, 1)."""
+    k = torch.arange(1, FREQUENCIES + 1, dtype=c_noise.dtype, device=c_noise.device)
+    phase = (math.pi / 4) * k * c_noise
+    return torch.cat([phase.cos(), phase.sin()], -1)
+
+
+def unit_rms(h: Tensor) -> Tensor:
+    """h / rms(h) over features; no parameters (Zhang & Sennrich 2019, without the gain)."""
+    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + FLOOR)
+
+
+def times(x: Tensor, A: Tensor, b: Tensor | None = None) -> Tensor:
+    """x A^T + b for x (n, columns) and A (rows, columns), (n, rows).
+
+    A single row or column is multiplied out: a product with a vector is another kernel in a pack of one than in a
+    larger pack, and a network's numbers would depend on its pack."""
+    if 1 not in A.shape:
+        return linear(x, A, b)
+    product = (x[:, None, :] * A).sum(-1)
+    return product if b is None else product + b
+
+
+def _matrix(rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
+    """Entries iid N(0, 1/columns), so that a vector of unit entries keeps its size."""
+    return nn.Parameter(torch.randn(rows, columns, generator=generator) / math.sqrt(columns))
+
+
+class Block(nn.Module):
+    """h + W2 silu(W1 h/rms(h) + V e + b), with e the features of the noise level."""
+
+    def __init__(self, width: int, generator: torch.Generator):
+        super().__init__()
+        self.W1 = _matrix(width, width, generator)
+        self.V = _matrix(width, 2 * FREQUENCIES, generator)
+        self.b = nn.Parameter(torch.zeros(width))
+        self.W2 = _matrix(width, width, generator)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        # One level for all points needs the noise term once, (1, width).
+        return h + times(silu(times(unit_rms(h), self.W1) + times(e, self.V, self.b)), self.W2)
+
+
+class ResidualMLP(nn.Module):
+    """F(x, c_noise): R^d -> R^d, a residual network whose output is zero at the start.
+
+    Args:
+        dim: d. width: features. depth: residual blocks of two matrices each.
+        generator: draws the weights, (width, d) first, then block by block; the global state is not used.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator):
+        super().__init__()
+        self.inward = _matrix(width, dim, generator)
+        self.b = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(Block(width, generator) for _ in range(depth))
+        self.outward = nn.Parameter(torch.zeros(dim, width))
+        self.mean = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """x (n, d), c_noise (n, 1) or (1, 1) -> (n, d)."""
+        e = noise_features(c_noise)
+        h = times(x, self.inward, self.b)
+        for block in self.blocks:
+            h = block(h, e)
+        return times(unit_rms(h), self.outward, self.mean)
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """The coefficients of Karras et al. (2022, arXiv 2206.00364, Table 1, column "Ours") at noise levels (n, 1)."""
+
+    skip: Tensor
+    out: Tensor
+    into: Tensor
+    noise: Tensor
+
+    @classmethod
+    def at(cls, sigma: Tensor | float, sigma_data: float, like: Tensor) -> Preconditioning:
+        """For sigma a float or (n,); one level for all points comes out as (1, 1)."""
+        s = torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)
+        total = s.square() + sigma_data**2
+        return cls(sigma_data**2 / total, s * sigma_data * total.rsqrt(), total.rsqrt(), s.log() / 4)
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma) = c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, arXiv 2206.00364, eq. 7).
+
+    At the start F = 0, and D is the exact denoiser of N(0, sigma_data^2 I). Parameters are float32, and named as those
+    of the `OneStep` student that is made of it.
+
+    Args:
+        dim: d. width: features of F. depth: its residual blocks.
+        sigma_data: standard deviation of the data per coordinate, one constant for all networks of a pack.
+        generator: draws the weights; two networks from generators in one state are equal.
+    Raises:
+        ValueError: dim, width or depth not an integer >= 1, or sigma_data <= 0.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator, sigma_data: float = 1.0):
+        super().__init__()
+        for name, value in {"dim": dim, "width": width, "depth": depth}.items():
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value}")
+        if not (sigma_data > 0 and math.isfinite(sigma_data)):
+            raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
+        self.dim, self.sigma_data = dim, sigma_data
+        self.net = ResidualMLP(dim, width, depth, generator)
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x (n, d), sigma a float or (n,), > 0 -> (n, d).
+
+        Raises ValueError for a sigma <= 0 given as a float; levels in a tensor are taken on trust."""
+        if isinstance(sigma, Real) and not sigma > 0:
+            raise ValueError(f"sigma must be > 0, got {sigma}")
+        c = Preconditioning.at(sigma, self.sigma_data, x)
+        return c.skip * x + c.out * self.net(c.into * x, c.noise)
+
+
+class OneStep(nn.Module):
+    """The one-step student G(z) = D(sigma_init z; sigma_init), z standard normal, as DMD2 starts it.
+
+    Its parameters are a copy of the denoiser's, under the same names.
+
+    Raises ValueError if sigma_init <= 0."""
+
+    def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0):
+        super().__init__()
+        _check_level(sigma_init)
+        self.dim, self.sigma_data, self.sigma_init = denoiser.dim, denoiser.sigma_data, float(sigma_init)
+        self.net = copy.deepcopy(denoiser.net)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, d) -> (n, d)."""
+        x = self.sigma_init * z
+        c = Preconditioning.at(self.sigma_init, self.sigma_data, x)
+        return c.skip * x + c.out * self.net(c.into * x, c.noise)
+
+
+def one_step(denoisers: Pack, sigma_init: float = 80.0) -> Pack:
+    """The pack of students that start at a pack of denoisers, z (E, n, d) -> (E, n, d).
+
+    Raises ValueError if sigma_init <= 0, TypeError for a pack of anything else."""
+    if not isinstance(denoisers.module, Denoiser):
+        raise TypeError(f"a one-step student starts at denoisers, got {type(denoisers.module).__name__}")
+    return Pack(OneStep(denoisers.module, sigma_init), dict(denoisers.parameters))
+
+
+class Correction(nn.Module):
+    """c_out F(z, c_noise) at sigma_init: what a network adds to a known map; zero at the start."""
+
+    def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0):
+        super().__init__()
+        _check_level(sigma_init)
+        self.dim, self.sigma_data, self.sigma_init = denoiser.dim, denoiser.sigma_data, float(sigma_init)
+        self.net = copy.deepcopy(denoiser.net)
+        with torch.no_grad():
+            self.net.outward.zero_()
+            self.net.mean.zero_()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, d) -> (n, d)."""
+        c = Preconditioning.at(self.sigma_init, self.sigma_data, z)
+        return c.out * self.net(z, c.noise)
+
+
+@dataclass(frozen=True)
+class ExactResidual(Pack):
+    """Students that start at the exact one-step denoiser: G(z) = D(sigma_init z; sigma_init) + c_out F(z).
+
+    D is the teachers' closed form and does not train; F, a `Correction`, is zero at the start: a start without any
+    error of a teacher network.
+
+    Args:
+        module, parameters: a pack of `Correction`s.
+        teachers: one mixture for all, or one per student (E, ...); of the parameters' precision.
+    """
+
+    module: Correction
+    teachers: GaussianMixture
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """(E, n, d) -> (E, n, d)."""
+        (z,) = inputs
+        sigma = self.module.sigma_init
+        return self.teachers.denoise(sigma * z, sigma) + super().__call__(z)
+
+    def member(self, index: int):
+        """One student as a function (n, d) -> (n, d)."""
+        correction, sigma = super().member(index), self.module.sigma_init
+        teacher = self.teachers
+        if teacher.means.ndim > 2:
+            teacher = GaussianMixture(
+                teacher.weights[index], teacher.means[index], teacher.covariance.map(lambda t: t[index])
+            )
+        return lambda z: teacher.denoise(sigma * z, sigma) + correction(z)
+
+
+def _check_level(sigma_init: float) -> None:
+    if not (sigma_init > 0 and math.isfinite(sigma_init)):
+        raise ValueError(f"sigma_init must be > 0, got {sigma_init}")
