@@ -157,7 +157,6 @@ class TestPacks:
             for got, want in zip(packed, alone, strict=True):
                 torch.testing.assert_close(got[i], want, rtol=tolerance, atol=tolerance)
 
-
     @pytest.mark.parametrize("student", [False, True])
     @pytest.mark.parametrize(("dim", "width", "n"), [(1, 64, 128), (2, 64, 128), (5, 32, 64), (32, 64, 100)])
     def test_a_network_does_not_know_its_pack(self, dim, width, n, student):
