@@ -6,13 +6,16 @@ INSTALLED := .venv/.installed
 # Small matrices: one thread per process, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test figures gallery oracle style
+.PHONY: run test validate figures gallery oracle style
 
 run: $(INSTALLED)
 	$(BIN)/python -m sandbox run
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist worksteal --benchmark-disable
+
+validate: $(INSTALLED)
+	$(BIN)/python -m sandbox validate
 
 figures: $(INSTALLED)
 	$(BIN)/python -m sandbox figures

@@ -27,6 +27,7 @@ MARKERS = "osD^vP*X"
 
 DIAGONAL = (
     "flat spectra",
+    "flat spectra, finite steps",
     "matrix diffusion",
     "other weightings",
     "one dimension, w = 1",

@@ -16,8 +16,8 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing")
-EXPERIMENTS = ("dimension",)
+FIGURES = ("onset", "freedom", "pairing", "phase")
+EXPERIMENTS = ("dimension", "phase")
 
 
 class NothingToDraw(ValueError):

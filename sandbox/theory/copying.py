@@ -25,6 +25,10 @@ from sandbox.theory.flat import Flat
 INTERPOLATION = {2: 0.9, 3: 1.4, 4: 1.9}
 
 
+# Points of the table of f and n that a sum over updates reads.
+TABLE = 2000
+
+
 def copying_number(problem: Flat, lr: float, batch: float, antithetic: bool = False) -> float:
     """Xi of a flat problem started at the teacher; inf with antithetic noise, which removes the gauge noise at first
     order.
@@ -55,6 +59,24 @@ def _noise_integral(problem: Flat) -> float:
     x, w = legendre(200)
     a = np.exp(low + (high - low) * (x + 1) / 2)
     return float((high - low) / 2 * (w * problem.noise(a) / (a * problem.drift(a))).sum())
+
+
+def finite_step_number(problem: Flat, lr: float, batch: float) -> float:
+    """Xi where an update is no small part of the student: the sum over the noiseless student's own updates,
+
+        1/Xi = (lr^2 d / B) sum_t n_eps(a_t) / a_{t+1}^2,     a_{t+1} = a_t + lr f(a_t)
+
+    A kick turns the student that it lands on, which has grown by the same update: its angle is the kick over a_{t+1}.
+    For lr f << a the sum is the integral of `copying_number`. Arguments and errors as there."""
+    copying_number(problem, lr, batch)  # its checks
+    a = np.geomspace(problem.start, problem.end * (1 - 1e-6), TABLE)
+    drift, noise = problem.drift(a), problem.noise(a)
+    total, now = 0.0, problem.start
+    while now < problem.end * (1 - 1e-4):
+        after = now + lr * float(np.interp(now, a, drift))
+        total += float(np.interp(now, a, noise)) / after**2
+        now = after
+    return 1 / (lr**2 * (problem.dim if problem.dim > 1 else 1) / batch * total)
 
 
 def settling_time(problem: Flat, share: float = 0.985, margin: float = 1.25) -> float:
@@ -113,10 +135,16 @@ def exponential_growth(dim: float, xi) -> np.ndarray:
     return 1 - np.vectorize(lambda v: 1.0 if np.isinf(v) else free_polar(np.sqrt(v)), otypes=[float])(xi)
 
 
-def displacement(problem: Flat, lr: float, batch: float, antithetic: bool = False) -> float:
-    """rho_g of a student started at the teacher, by the class of the problem's weighting; arguments as
-    `copying_number`."""
-    xi = copying_number(problem, lr, batch, antithetic)
+def displacement(problem: Flat, lr: float, batch: float, antithetic: bool = False, finite_steps: bool = False) -> float:
+    """rho_g of a student started at the teacher, by the class of the problem's weighting.
+
+    Args:
+        finite_steps: from `finite_step_number` instead of `copying_number`; others as there.
+    """
+    if finite_steps and not antithetic:
+        xi = finite_step_number(problem, lr, batch)
+    else:
+        xi = copying_number(problem, lr, batch, antithetic)
     scaling = exponential_growth if problem.exponential else constant_speed
     return float(scaling(problem.dim, xi))
 

@@ -9,10 +9,14 @@ import pytest
 from experiments import dimension
 from sandbox.lab import execute, work
 from sandbox.lab.execute import run
-from sandbox.lab.gallery import FIGURES, NothingToDraw, draw, experiment, figure_module
+from sandbox.lab.gallery import FIGURES as EVERY
+from sandbox.lab.gallery import NothingToDraw, draw, experiment, figure_module
 from sandbox.lab.store import Store
 
 ENDINGS = ("svg", "png", "csv", "json")
+
+# Those of the dimension sweep; the others have their own.
+FIGURES = [name for name in EVERY if figure_module(name).NEEDS == "dimension"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,10 +120,20 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
     ("call", "words"),
     [
         (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
-        (lambda: experiment("width", "quick"), "experiment must be one of dimension, got 'width'"),
+        (lambda: experiment("width", "quick"), "experiment must be one of dimension, phase, got 'width'"),
         (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
     ],
 )
 def test_unknown_names_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_maps_of_the_phase_experiment(tmp_path):
+    sweep = dataclasses.replace(experiment("phase", "smoke"), derived={})
+    sweep = dataclasses.replace(sweep, base={**sweep.base, "steps": 30, "lr": 0.1})
+    store = Store(tmp_path / "results")
+    assert run(sweep.cells(), store, quiet=True) == 0
+    written = draw(("phase",), sweep, "smoke", store, tmp_path / "out", say=lambda _: None)
+    assert [path.name for path in written] == [f"phase.{ending}" for ending in ENDINGS]
+    assert len(pd.read_csv(tmp_path / "out" / "phase.csv")) == len(sweep.students())

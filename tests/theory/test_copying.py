@@ -17,6 +17,7 @@ from sandbox.theory.copying import (
     critical_dimension,
     displacement,
     exponential_growth,
+    finite_step_number,
     free_polar,
     pair_displacement,
     settling_time,
@@ -248,3 +249,28 @@ class TestCriticalDimension:
     @pytest.mark.parametrize(("lr", "batch", "low", "high"), [(0.02, 64, 13.0, 16.0)])
     def test_of_the_default_problem(self, lr, batch, low, high):
         assert low <= critical_dimension(lambda d: displacement(Flat(d), lr, batch)) <= high
+
+
+class TestFiniteSteps:
+    @pytest.mark.parametrize(("lr", "tolerance"), [(1e-3, 0.02), (1e-4, 0.002)])
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    def test_small_steps_are_the_integral(self, normaliser, lr, tolerance):
+        problem = Flat(8, normaliser=normaliser, sigma_init=20.0)
+        want = copying_number(problem, lr, 64)
+        assert finite_step_number(problem, lr, 64) == pytest.approx(want, rel=tolerance)
+
+    @pytest.mark.parametrize("tolerance", [1e-3])
+    def test_by_its_definition(self, tolerance):
+        problem, lr, total = Flat(8, sigma_init=10.0, law=LogUniform(0.02, 10.0)), 0.1, 0.0
+        a = problem.start
+        while a < problem.end * (1 - 1e-4):
+            after = a + lr * problem.drift(a)[0]
+            total += lr**2 * 8 / 64 * problem.noise(a)[0] / after**2
+            a = after
+        assert finite_step_number(problem, lr, 64) == pytest.approx(1 / total, rel=tolerance)
+
+    def test_a_large_update_copies_more_than_the_integral_says(self):
+        # Found where a random grid had broken F(Xi): the integral reads .75, students .62.
+        problem = Flat(31, 0.388, 6.741, LogUniform(0.02, 6.741))
+        plain, finite = (displacement(problem, 0.1829, 28, finite_steps=f) for f in (False, True))
+        assert finite < plain - 0.05

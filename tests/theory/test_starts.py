@@ -189,7 +189,7 @@ class TestSpreads:
 
 class TestTransportedGauge:
     @pytest.mark.parametrize("normaliser", ["per-sample", "batch", "off"])
-    @pytest.mark.parametrize(("dim", "tolerance"), [(4, 1e-3), (16, 1e-3)])
+    @pytest.mark.parametrize(("dim", "tolerance"), [(6, 1e-3)])
     def test_equal_singular_values(self, normaliser, dim, tolerance):
         """Brownian motion on the rotations, 1 - exp(-(1 - 1/d) / (4 Xi)), from the teacher's start."""
         problem = Flat(dim, normaliser=normaliser)
@@ -221,7 +221,7 @@ class TestTransportedGauge:
         steps = round(settling_time(Flat(dim)) / lr)
         end = trained(law, A0, steps, lr=lr, batch=batch, normaliser="per-sample")
         measured = polar_displacement(end, torch.stack(A0)).numpy()
-        predicted = random_displacements(Flat(dim), scale, lr, batch, 25, source(5))
+        predicted = random_displacements(Flat(dim), scale, lr, batch, 16, source(5))
         # standard error of a median from the spread between the quartiles
         errors = [
             1.25 * np.subtract(*np.nanquantile(v, [0.75, 0.25])) / 1.35 / math.sqrt(len(v))
