@@ -483,6 +483,6 @@ def claims(grid: int, seeds: int, paths: int, line: int, dims: Sequence[int]) ->
 
 PRESETS: dict[str, Callable[[], list[Claim]]] = {
     "smoke": partial(claims, 2, 2, 2, 8, (4, 8)),
-    "quick": partial(claims, 40, 16, 12, 400, (4, 8, 16, 32, 64)),
+    "quick": partial(claims, 40, 10, 8, 250, (4, 8, 16, 32, 64)),
     "full": partial(claims, 120, 64, 64, 4000, (4, 8, 16, 32, 64, 128)),
 }
