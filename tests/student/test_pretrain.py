@@ -88,7 +88,7 @@ class TestNoisedSamples:
 class TestPretrain:
     @pytest.mark.parametrize(
         ("dim", "steps", "goal"),
-        [(1, 300, {0.3: 3e-3, 1.0: 5e-3, 10.0: 3e-2}), (4, 300, {0.3: 2e-2, 1.0: 5e-2, 10.0: 2.0})],
+        [(1, 300, {0.3: 1.5e-3, 1.0: 1.5e-3, 10.0: 6e-3}), (4, 300, {0.3: 1e-2, 1.0: 3e-2, 10.0: 0.2})],
     )
     def test_reaches_the_closed_form(self, dim, steps, goal):
         teacher, pack = families.random(dim), networks(dim, 2, width=32, depth=2)
