@@ -42,11 +42,13 @@ def _require_linear(cell: Cell) -> None:
             raise HypothesisError(f"the linear theory needs {hypothesis}")
 
 
-def _flat(cell: Cell, dim: float | None = None) -> Flat:
+def flat_of(cell: Cell, dim: float | None = None) -> Flat:
+    """The flat problem of a linear cell, at another (real) dimension if one is given."""
     return Flat(cell.dim if dim is None else dim, cell.variance or 1.0, cell.sigma_init, cell.law(), cell.normaliser)
 
 
-def _spectrum(cell: Cell) -> modes.Spectrum:
+def spectrum_of(cell: Cell) -> modes.Spectrum:
+    """The problem of a linear cell by eigenmodes."""
     lam = np.diagonal(cell.mixture().cov.numpy())
     return modes.Spectrum(tuple(lam.tolist()), cell.sigma_init, cell.law(), cell.normaliser)
 
@@ -71,7 +73,7 @@ def _predict(cell: Cell) -> Prediction:
         return Prediction(1.0, 1.0, 1.0, 1.0 if cell.dim > 1 else math.nan, math.nan, "independent start")
     if cell.exponent and cell.dim > 1:
         return _by_modes(cell)
-    problem = _flat(cell)
+    problem = flat_of(cell)
     time = _rate(cell) * cell.steps
     if time < (needed := copying.settling_time(problem, margin=1.0)):
         raise HypothesisError(
@@ -90,7 +92,7 @@ def _predict(cell: Cell) -> Prediction:
 
 
 def _by_modes(cell: Cell) -> Prediction:
-    problem = _spectrum(cell)
+    problem = spectrum_of(cell)
     lam = np.array(problem.eigenvalues)
     if cell.antithetic:
         rho = np.zeros_like(lam)
@@ -113,11 +115,11 @@ def settled_steps(cell: Cell) -> int:
     `predict`."""
     _require_linear(cell)
     if cell.dim == 1 and cell.normaliser == "per-sample":
-        time = copying.settling_time(_flat(cell, 2.0))
+        time = copying.settling_time(flat_of(cell, 2.0))
     elif cell.exponent and cell.dim > 1:
-        time = modes.settling_time(_spectrum(cell))
+        time = modes.settling_time(spectrum_of(cell))
     else:
-        time = copying.settling_time(_flat(cell))
+        time = copying.settling_time(flat_of(cell))
     return math.ceil(time / _rate(cell))
 
 
@@ -154,7 +156,7 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
 
         def displacement_at(d: float) -> float:
             rate, batch = (float(np.exp(np.interp(np.log(d), log_d, v))) for v in (log_rate, log_batch))
-            rho = copying.displacement(_flat(first, d), rate, batch, first.antithetic)
+            rho = copying.displacement(flat_of(first, d), rate, batch, first.antithetic)
             return copying.pair_displacement(rho, first.variance or 1.0, REFERENCE_SIGMA)
 
     return copying.critical_dimension(displacement_at, float(inside[0]), float(inside[-1]))

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sandbox.student.fake import ExactFake, FakeScore, require_linear
 from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
-from sandbox.student.networks import Pack
+from sandbox.student.networks import Pack, gradients_of
 from sandbox.student.noise import draw_noise
-from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, clipped, per_student
+from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, clipped, falling, per_student
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import LogUniform, SigmaLaw
 
@@ -84,8 +84,7 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """The factor on the learning rate in the update after `step` updates."""
-        left = (self.steps - step) / (self.decay * self.steps) if self.decay else 1.0
-        return min(1.0, left)
+        return falling(step, self.steps, self.decay)
 
 
 @dataclass(frozen=True)
@@ -182,17 +181,19 @@ def distill(
 def _gradients(
     teachers: GaussianMixture, students: Pack, fake: FakeScore, recipe: Recipe, generators: Sequence[torch.Generator]
 ) -> Parameters:
-    names, leaves = zip(*((k, p.detach().requires_grad_()) for k, p in students.parameters.items()), strict=True)
-    students = students.with_parameters(dict(zip(names, leaves, strict=True)))
-    z, eps, uniform = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, leaves[0].dtype)
+    dtype = next(iter(students.parameters.values())).dtype
+    z, eps, uniform = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, dtype)
     sigma = recipe.law.draw(uniform)
-    x = students(z)
-    with torch.no_grad():
-        noised = x + sigma[..., None] * eps
-        real = teachers.denoise(noised, sigma)
-        direction = dmd_direction(x, real, fake.denoise(students, noised, sigma), recipe.normaliser)
-    loss = dmd_surrogate(x, direction, recipe.reduction)
-    return dict(zip(names, torch.autograd.grad(loss.sum(), leaves), strict=True))
+
+    def loss(pack: Pack) -> Tensor:
+        x = pack(z)
+        with torch.no_grad():
+            noised = x + sigma[..., None] * eps
+            real = teachers.denoise(noised, sigma)
+            direction = dmd_direction(x, real, fake.denoise(pack, noised, sigma), recipe.normaliser)
+        return dmd_surrogate(x, direction, recipe.reduction)
+
+    return gradients_of(students, loss)
 
 
 def _kept(moved: Parameters, start: Parameters, already_lost: Tensor) -> tuple[Parameters, Tensor]:

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sandbox.student.networks import LinearStudent, Pack
+from sandbox.student.networks import LinearStudent, Pack, gradients_of
 from sandbox.student.noise import draw_noise
 from sandbox.student.optimise import Optimiser, State
 from sandbox.teacher.mixture import GaussianMixture
@@ -155,12 +155,12 @@ class NetworkFake:
                 x = students(z)
             sigma = self.law.draw(uniform)
             weight = sigma**-2 + scale**-2
-            names, leaves = zip(
-                *((k, p.detach().requires_grad_()) for k, p in networks.parameters.items()), strict=True
-            )
-            out = networks.with_parameters(dict(zip(names, leaves, strict=True)))(x + sigma[..., None] * eps, sigma)
-            loss = (weight * (out - x).square().mean(-1)).mean(-1)
-            gradients = dict(zip(names, torch.autograd.grad(loss.sum(), leaves), strict=True))
+            noised = x + sigma[..., None] * eps
+
+            def loss(pack: Pack, x=x, noised=noised, sigma=sigma, weight=weight) -> Tensor:
+                return (weight * (pack(noised, sigma) - x).square().mean(-1)).mean(-1)
+
+            gradients = gradients_of(networks, loss)
             with torch.no_grad():
                 parameters, state = self.optimiser.step(networks.parameters, gradients, state)
             networks = networks.with_parameters(parameters)

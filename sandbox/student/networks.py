@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -74,3 +75,10 @@ class Pack:
         bias = self.parameters.get("bias")
         mean = A.new_zeros(len(A), 1, A.shape[-2]) if bias is None else bias.detach()[:, None, :]
         return GaussianMixture(A.new_ones(len(A), 1), mean, Full.gram(A[:, None]))
+
+
+def gradients_of(pack: Pack, loss: Callable[[Pack], Tensor]) -> dict[str, Tensor]:
+    """The gradient of each member's own loss, (E,), with respect to its own parameters, (E, ...)."""
+    leaves = {name: p.detach().requires_grad_() for name, p in pack.parameters.items()}
+    gradients = torch.autograd.grad(loss(pack.with_parameters(leaves)).sum(), list(leaves.values()))
+    return dict(zip(leaves, gradients, strict=True))

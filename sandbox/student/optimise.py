@@ -97,6 +97,11 @@ class Adam:
 Optimiser = SGD | Adam
 
 
+def falling(step: int, steps: int, share: float) -> float:
+    """1, and over the last `share` of the steps linear towards 0, which the step after the last would reach."""
+    return min(1.0, (steps - step) / (share * steps)) if share > 0 else 1.0
+
+
 def clipped(gradients: Parameters, norm: float) -> Parameters:
     """Gradients with each student's own norm over all its parameters at most `norm`."""
     if not norm > 0:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sandbox.student.denoiser import Denoiser
-from sandbox.student.networks import Pack
-from sandbox.student.optimise import Adam
+from sandbox.student.networks import Pack, gradients_of
+from sandbox.student.optimise import Adam, falling
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins, SigmaLaw
 
@@ -79,7 +79,7 @@ def pretrain(
     optimiser = Adam(lr)
     marks = {0, steps} if checkpoints is None else set(checkpoints)
     parameters = {name: p.detach() for name, p in networks.parameters.items()}
-    names, dtype = list(parameters), next(iter(parameters.values())).dtype
+    dtype = next(iter(parameters.values())).dtype
     teachers, state = teachers.to(dtype), optimiser.init(parameters)
 
     for step in range(steps + 1):
@@ -91,17 +91,14 @@ def pretrain(
         sigma = law.draw(uniform[0])
         x = noised_samples(teachers, uniform[1], eps, sigma)
         target = teachers.denoise(x, sigma)
-        leaves = [parameters[name].detach().requires_grad_() for name in names]
-        error = networks.with_parameters(dict(zip(names, leaves, strict=True)))(x, sigma) - target
-        loss = ((sigma**-2 + sigma_data**-2) * error.square().mean(-1)).mean(-1)
-        gradients = dict(zip(names, torch.autograd.grad(loss.sum(), leaves), strict=True))
+        weight = sigma**-2 + sigma_data**-2
+
+        def loss(pack: Pack, x=x, sigma=sigma, target=target, weight=weight) -> Tensor:
+            return (weight * (pack(x, sigma) - target).square().mean(-1)).mean(-1)
+
+        gradients = gradients_of(networks.with_parameters(parameters), loss)
         with torch.no_grad():
             parameters, state = optimiser.step(parameters, gradients, state, falling(step, steps, decay))
-
-
-def falling(step: int, steps: int, share: float) -> float:
-    """1, and over the last `share` of the steps linear towards 0, which the step after the last would reach."""
-    return min(1.0, (steps - step) / (share * steps)) if share > 0 else 1.0
 
 
 def _draw(generators: Sequence[torch.Generator], batch: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-import experiments.validation as declared
+from experiments.validation import flat_spectra
 from sandbox.__main__ import main
 from sandbox.lab import validate
 from sandbox.lab.cell import Cell
 from sandbox.lab.execute import run
 from sandbox.lab.gallery import claims
+from sandbox.lab.predict import flat_of
 from sandbox.lab.store import Store
 from sandbox.lab.validate import BROKEN, HOLDS, KNOWN, OPEN, Case, Claim, Estimate, Results, Tolerance
 
@@ -120,8 +121,8 @@ def test_bad_input_is_named(arguments, words, tmp_path, capsys):
 
 
 def test_the_grids_are_as_declared():
-    for seed in (declared.GRID_SEED, declared.OTHER_GRID_SEED):
-        for cell in declared.random_grid(40, seed):
+    for seed in (flat_spectra.GRID_SEED, flat_spectra.OTHER_GRID_SEED):
+        for cell in flat_spectra.random_grid(40, seed):
             ranges = {
                 "variance": (0.25, 16),
                 "sigma_init": (5, 80),
@@ -131,7 +132,7 @@ def test_the_grids_are_as_declared():
             }
             assert all(low <= getattr(cell, name) <= high for name, (low, high) in ranges.items())
             assert cell.sigma_max == cell.sigma_init
-            assert declared.flat_of(cell).start >= cell.sigma_min == 0.02
+            assert flat_of(cell).start >= cell.sigma_min == 0.02
 
 
 def test_every_preset_declares_the_same_predictions():

@@ -1,5 +1,6 @@
 """The training loop: its noiseless limit, its invariances, and the displacement that the theory predicts for it."""
 
+import itertools
 import math
 
 import pytest
@@ -486,3 +487,35 @@ def test_students_of_unknown_law():
     students = Pack.of([torch.nn.Linear(2, 2, dtype=torch.float64)])
     with pytest.raises(TypeError, match="needs a linear student, got Linear"):
         next(distill(gaussian(eye(2)), students, Recipe(1, 0.1), generators(1)))
+
+
+class TestSchedules:
+    """Decay, clipping and averaging, against the updates of a plain run from the same noise."""
+
+    START = 0.3 * eye(3)
+
+    def path(self, steps=6, **settings):
+        pack = Pack.of([LinearStudent(self.START)])
+        recipe = Recipe(steps, 0.1, 8, **settings)
+        snapshots = distill(gaussian(power_law(3)), pack, recipe, generators(1), range(steps + 1))
+        return [s.students.parameters["weight"][0] for s in snapshots]
+
+    def test_the_rate_falls_at_the_end(self):
+        plain, falling = self.path(), self.path(decay=0.5)
+        assert all(torch.equal(a, b) for a, b in zip(plain[:5], falling[:5], strict=True))
+        assert not torch.equal(plain[5], falling[5])
+        assert [Recipe(6, 0.1, decay=0.5).rate(t) for t in range(6)] == pytest.approx([1, 1, 1, 1, 2 / 3, 1 / 3])
+
+    @pytest.mark.parametrize("norm", [0.05])
+    def test_no_update_is_longer_than_the_clip(self, norm):
+        moves = torch.stack([b - a for a, b in itertools.pairwise(self.path(clip=norm))])
+        assert moves.flatten(1).norm(dim=1).max() <= 0.1 * norm * (1 + 1e-6)
+        plain = self.path()
+        assert (plain[1] - plain[0]).norm() > 0.1 * norm
+
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_the_average_follows_the_students(self, tolerance):
+        want = self.START
+        for now, averaged in zip(self.path()[1:], self.path(average=0.8)[1:], strict=True):
+            want = 0.8 * want + 0.2 * now
+            torch.testing.assert_close(averaged, want, rtol=tolerance, atol=tolerance)

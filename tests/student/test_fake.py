@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from sandbox.student.denoiser import Denoiser, one_step
 from sandbox.student.distill import Recipe, distill
-from sandbox.student.fake import ExactFake, LevelFake
+from sandbox.student.fake import ExactFake, LevelFake, NetworkFake
 from sandbox.student.initialise import linear_start
 from sandbox.student.networks import LinearStudent, Pack
+from sandbox.student.noise import draw_noise
+from sandbox.student.optimise import Adam
 from sandbox.teacher.covariance import Full
 from sandbox.teacher.families import gaussian, random
 from sandbox.teacher.mixture import GaussianMixture
-from sandbox.teacher.schedule import KarrasBins, LogGrid
+from sandbox.teacher.schedule import KarrasBins, LogGrid, LogUniform
 
 LAW = LogGrid(0.1, 4.0, 5)
 DIM, STUDENTS = 3, 2
@@ -71,8 +74,6 @@ class TestLevels:
         """Against autograd, sample by sample."""
         pack, before = students(), fake(lr=0.2, batch=7)
         after = before.update(pack, generators())
-        from sandbox.student.noise import draw_noise
-
         z, eps, uniform = draw_noise(generators(), 7, DIM, False, torch.float64)
         x, sigma = pack(z), LAW.draw(uniform)
         for e in range(STUDENTS):
@@ -138,3 +139,62 @@ def test_the_exact_fake_score_is_the_students_law():
         for n in range(10):
             want = C @ torch.linalg.solve(C + sigma[e, n] ** 2 * EYE, x[e, n])
             torch.testing.assert_close(got[e, n], want, rtol=1e-10, atol=1e-12)
+
+
+class TestNetwork:
+    LAW = LogUniform(0.05, 5.0)
+
+    def networks(self, count=STUDENTS, first=0):
+        return Pack.of([Denoiser(DIM, 16, 1, torch.Generator().manual_seed(first + i)).double() for i in range(count)])
+
+    def fake(self, pack, **settings):
+        return NetworkFake.of(pack, Adam(5e-3), self.LAW, DIM, batch=64, **settings)
+
+    def test_an_update_is_adams_step_on_the_weighted_denoising_loss(self):
+        """Against a module, torch's optimiser and the same noise, for each member."""
+        pack = students()
+        after = self.fake(self.networks(), updates=3).update(pack, generators()).networks
+        for e in range(STUDENTS):
+            network = Denoiser(DIM, 16, 1, torch.Generator().manual_seed(e)).double()
+            optimiser, source = torch.optim.Adam(network.parameters(), 5e-3), generators()[e]
+            for _ in range(3):
+                z, eps, uniform = (v[0] for v in draw_noise([source], 64, DIM, False, torch.float64))
+                x, sigma = z @ pack.parameters["weight"][e].mT, self.LAW.draw(uniform)
+                error = (network(x + sigma[:, None] * eps, sigma) - x).square().mean(-1)
+                optimiser.zero_grad()
+                ((1 / sigma**2 + 1) * error).mean().backward()
+                optimiser.step()
+            for name, p in network.named_parameters():
+                torch.testing.assert_close(after.parameters[name][e], p.detach(), rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize(("updates", "share"), [(400, 0.3)])
+    def test_learns_the_students_own_denoiser(self, updates, share):
+        pack = students()
+        before = self.fake(self.networks())
+        after = before.warmed(pack, generators(), updates)
+        z, eps, uniform = draw_noise(generators(seed=5), 2000, DIM, False, torch.float64)
+        sigma = self.LAW.draw(uniform)
+        x = pack(z) + sigma[..., None] * eps
+        want = ExactFake().denoise(pack, x, sigma)
+        start, end = ((f.denoise(pack, x, sigma) - want).square().mean((1, 2)) for f in (before, after))
+        assert (end < share * start).all()
+        assert after.updates == before.updates
+
+    def test_distills_and_a_lost_student_leaves_its_pack_mate_alone(self):
+        """Bitwise; in single precision, as networks train."""
+        teacher = random(DIM, 2)
+
+        def run(rates, members):
+            nets = [Denoiser(DIM, 16, 1, torch.Generator().manual_seed(i)) for i in members]
+            pack, sources = Pack.of(nets), [torch.Generator().manual_seed(i) for i in members]
+            fake = NetworkFake.of(pack, Adam(1e-3), self.LAW, DIM, batch=16, updates=2)
+            recipe = Recipe(20, torch.tensor(rates), 16, law=self.LAW, optimiser="adam")
+            *_, last = distill(teacher, one_step(pack, 5.0), recipe, sources, fake=fake)
+            return last
+
+        together, alone = run([1e-3, 1e9], (0, 1)), run([1e-3], (0,))
+        assert together.diverged_at.tolist()[0] == -1
+        assert together.diverged_at.tolist()[1] > 0
+        for name, p in alone.students.parameters.items():
+            assert torch.equal(together.students.parameters[name][0], p[0])
+            assert torch.isfinite(p).all()

@@ -11,7 +11,8 @@ from scipy.stats import kstest, norm
 from sandbox.student.denoiser import Denoiser
 from sandbox.student.initialise import haar_rotation
 from sandbox.student.networks import LinearStudent, Pack
-from sandbox.student.pretrain import denoiser_error, falling, noised_samples, pretrain, start_error
+from sandbox.student.optimise import falling
+from sandbox.student.pretrain import denoiser_error, noised_samples, pretrain, start_error
 from sandbox.teacher import families
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
 from sandbox.teacher.mixture import GaussianMixture
