@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from sandbox.lab import style
 from sandbox.lab.table import IDENTITY, gated
@@ -13,10 +14,10 @@ from sandbox.lab.table import IDENTITY, gated
 NEEDS = "phase"
 CAPTION = (
     "Gauge displacement of linear students over dimension and one control at a time: mean over the seeds of each cell, "
-    "students that pass the law gate. Dark: copied; light: remapped, 1 for independent pairs. Solid white on black: "
-    "where the measured mean passes 1/2; dashed: where the predicted one, F_d(Xi), does, with no constant fitted to "
-    "students. Teacher N(0, I), DMD2's per-sample normaliser (heavy-tailed at d = 2), exact fake score, plain gradient "
-    "descent until settled; what a panel does not vary is held at lr .02, batch 64, sigma_init 80."
+    "students that pass the law gate. Dark: copied; light: remapped, 1 for independent pairs. Solid white: "
+    "where the measured mean passes 1/2; dashed black: where the predicted one, F_d(Xi), does, with no constant fitted "
+    "to students. Teacher N(0, I), DMD2's per-sample normaliser (heavy-tailed at d = 2), exact fake score, plain "
+    "gradient descent until settled; what a panel does not vary is held at lr .02, batch 64, sigma_init 80."
 )
 PANELS = (
     ("lr", "learning rate"),
@@ -38,6 +39,11 @@ def draw(table: pd.DataFrame) -> Figure:
             image = _map(ax, mine, control)
         ax.set_xlabel("dimension $d$")
         ax.set_ylabel(label)
+    for ax, y, text, colour in (
+        (axes[2], 0.30, "white: measured $\\rho_g = 1/2$", "white"),
+        (axes[2], 0.20, "dashed: predicted", "white"),
+    ):
+        ax.text(0.04, y, text, color=colour, fontsize=7, transform=ax.transAxes)
     if image is not None:
         bar = fig.colorbar(image, ax=axes, pad=0.01, aspect=30)
         bar.set_label("displacement $\\rho_g$")
@@ -53,6 +59,9 @@ def _map(ax: Axes, table: pd.DataFrame, control: str):
     ax.set_yscale("log")
     ticks = [d for d in (2, 4, 8, 16, 32, 64) if x[0] <= d <= x[-1]]
     ax.set_xticks(ticks, [str(d) for d in ticks])
+    levels = [v for v in (0.003, 0.01, 0.03, 0.1, 5, 10, 20, 40, 80, 160, 320) if y[0] <= v <= y[-1]]
+    ax.set_yticks(levels, [f"{v:g}" for v in levels])
+    ax.yaxis.set_minor_locator(NullLocator())
     for values, dash, colour in ((measured, "-", "white"), (predicted, "--", "black")):
         v = values.to_numpy()
         if min(v.shape) > 1 and np.isfinite(v).any() and np.nanmin(v) < 0.5 < np.nanmax(v):
