@@ -43,6 +43,25 @@ def sliced_w2(x: Tensor, y: Tensor, seed: int = 0) -> float:
     )
 
 
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of two samples, in the data's units (Szekely & Rizzo 2013): 0 on average for
+    samples of one law, >= 0 for the laws themselves.
+
+    Args:
+        x: (n, d). y: (m, d). n, m >= 2; pairs of a point with itself are left out.
+    Raises:
+        ValueError: samples of different dimension, or too few points.
+    """
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(f"samples must have one dimension, got {x.shape[-1]} and {y.shape[-1]}")
+    n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise ValueError(f"n must be >= 2, got {min(n, m)}")
+    x, y = x.double(), y.double()
+    within = torch.pdist(x).mean() + torch.pdist(y).mean()
+    return (2 * torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").mean() - within).item()
+
+
 def calibrate(teacher: GaussianMixture, n: int, seed: int = 0, repeats: int = REPEATS) -> Calibration:
     """Real-against-real values at the teacher's dimension and n points.
 

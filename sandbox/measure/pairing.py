@@ -141,6 +141,17 @@ def mode_agreement(student_modes: Tensor, teacher_modes: Tensor, modes: int, rng
     return _with_null(((a == b).mean() - chance) / (1 - chance), (null - chance) / (1 - chance))
 
 
+def rescaled(student_x: Tensor, teacher_x: Tensor) -> Tensor:
+    """S(z) with the teacher's mean and total variance, (n, d): what a young, small student would be if it only grew.
+
+    Raises ValueError as `displacement`, and for a constant student."""
+    s, t = _pair(student_x, teacher_x)
+    size = s.var(0, correction=0).sum()
+    if size == 0:
+        raise ValueError("student_x must not be constant")
+    return t.mean(0) + (s - s.mean(0)) * (t.var(0, correction=0).sum() / size).sqrt()
+
+
 def retrieval(student_x: Tensor, teacher_x: Tensor, rng: np.random.Generator) -> WithNull:
     """Share of z_i for which T(z_i) is the nearest of all teacher samples to S(z_i); 1/n for independent pairs."""
     s, t = _pair(student_x, teacher_x)

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import pad, silu
 
 from sandbox.student.networks import Pack
 from sandbox.teacher.mixture import GaussianMixture
@@ -21,6 +21,9 @@ FREQUENCIES = 4
 # Added to a mean square of order one before its root; only keeps the gradient finite at h = 0.
 FLOOR = 1e-6
 
+# Numbers that torch's widest vector instructions take at once, two vectors of sixteen.
+LANES = 32
+
 
 def noise_features(c_noise: Tensor) -> Tensor:
     """cos(pi k c / 4) and sin(pi k c / 4) for k = 1 .. 4, (n, 8), of c_noise (n, 1)."""
@@ -30,19 +33,33 @@ def noise_features(c_noise: Tensor) -> Tensor:
 
 
 def unit_rms(h: Tensor) -> Tensor:
-    """h / rms(h) over features; no parameters (Zhang & Sennrich 2019, without the gain)."""
-    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + FLOOR)
+    """h / rms(h) over features; no parameters (Zhang & Sennrich 2019, without the gain).
+
+    Through the norm rather than h's square: its gradient takes one product of h's size instead of three."""
+    norm = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
+    return h * torch.rsqrt(norm.square() / h.shape[-1] + FLOOR)
 
 
-def times(x: Tensor, A: Tensor, b: Tensor | None = None) -> Tensor:
-    """x A^T + b for x (n, columns) and A (rows, columns), (n, rows).
+def times(x: Tensor, A: Tensor, plus: Tensor) -> Tensor:
+    """x A^T + plus for x (n, columns) and A (rows, columns), (n, rows), or all with a leading pack axis (E, ...).
 
-    A single row or column is multiplied out: a product with a vector is another kernel in a pack of one than in a
-    larger pack, and a network's numbers would depend on its pack."""
-    if 1 not in A.shape:
-        return linear(x, A, b)
-    product = (x[:, None, :] * A).sum(-1)
-    return product if b is None else product + b
+    `plus` broadcasts against the result. A single row or column of a product of a pack is multiplied out: a product
+    with a vector is another kernel in a pack of one than in a larger pack, and a network's numbers would depend on its
+    pack."""
+    if 1 in A.shape[-2:] or (A.ndim > 2 and x.shape[-2] == 1):
+        return (x[..., :, None, :] * A[..., None, :, :]).sum(-1) + plus
+    return torch.addmm(plus, x, A.mT) if A.ndim == 2 else torch.baddbmm(plus, x.expand(len(A), -1, -1), A.mT)
+
+
+def activation(h: Tensor) -> Tensor:
+    """silu(h), (*E, n, width).
+
+    What is left over after whole vectors torch takes one by one, with an exponential that rounds otherwise: were
+    anything left over of one network's numbers, they would depend on its place in the pack."""
+    n, width = h.shape[-2:]
+    if n * width % LANES == 0:
+        return silu(h)
+    return silu(pad(h, (0, -width % LANES)))[..., :width]
 
 
 def _matrix(rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
@@ -62,7 +79,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         # One level for all points needs the noise term once, (1, width).
-        return h + times(silu(times(unit_rms(h), self.W1) + times(e, self.V, self.b)), self.W2)
+        noise = times(e, self.V, self.b[..., None, :])
+        return times(activation(times(unit_rms(h), self.W1, noise)), self.W2, h)
 
 
 class ResidualMLP(nn.Module):
@@ -82,12 +100,13 @@ class ResidualMLP(nn.Module):
         self.mean = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """x (n, d), c_noise (n, 1) or (1, 1) -> (n, d)."""
+        """x (n, d), c_noise (n, 1) or (1, 1) -> (n, d); with a pack's parameters (E, ...), x and c_noise are (E, n, .),
+        or c_noise (1, 1)."""
         e = noise_features(c_noise)
-        h = times(x, self.inward, self.b)
+        h = times(x, self.inward, self.b[..., None, :])
         for block in self.blocks:
             h = block(h, e)
-        return times(unit_rms(h), self.outward, self.mean)
+        return times(unit_rms(h), self.outward, self.mean[..., None, :])
 
 
 @dataclass(frozen=True)
@@ -101,8 +120,8 @@ class Preconditioning:
 
     @classmethod
     def at(cls, sigma: Tensor | float, sigma_data: float, like: Tensor) -> Preconditioning:
-        """For sigma a float or (n,); one level for all points comes out as (1, 1)."""
-        s = torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)
+        """For sigma a float or (*E, n); one level for all points comes out as (1, 1)."""
+        s = torch.atleast_1d(torch.as_tensor(sigma, dtype=like.dtype, device=like.device))[..., None]
         total = s.square() + sigma_data**2
         return cls(sigma_data**2 / total, s * sigma_data * total.rsqrt(), total.rsqrt(), s.log() / 4)
 
@@ -120,6 +139,8 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: dim, width or depth not an integer >= 1, or sigma_data <= 0.
     """
+
+    packs = True
 
     def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator, sigma_data: float = 1.0):
         super().__init__()
@@ -148,6 +169,8 @@ class OneStep(nn.Module):
 
     Raises ValueError if sigma_init <= 0."""
 
+    packs = True
+
     def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0):
         super().__init__()
         _check_level(sigma_init)
@@ -172,6 +195,8 @@ def one_step(denoisers: Pack, sigma_init: float = 80.0) -> Pack:
 
 class Correction(nn.Module):
     """c_out F(z, c_noise) at sigma_init: what a network adds to a known map; zero at the start."""
+
+    packs = True
 
     def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0):
         super().__init__()

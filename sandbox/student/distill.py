@@ -117,6 +117,7 @@ def distill(
     generators: Sequence[torch.Generator],
     checkpoints: Collection[int] | None = None,
     fake: FakeScore | None = None,
+    real: Pack | None = None,
 ) -> Iterator[Snapshot]:
     """Trains a pack by DMD, yielding it at checkpoints.
 
@@ -131,6 +132,7 @@ def distill(
         generators: one per student; advanced by the training.
         checkpoints: steps at which to yield, by default `log_spaced(recipe.steps)`; step 0 is the start.
         fake: the fake score at the start, by default the exact one of linear students.
+        real: denoiser networks, (E, n, d), (E, n) -> (E, n, d), that stand for the teachers' closed-form score.
     Raises:
         ValueError: a number of generators, learning rates or teachers that does not match the pack.
         TypeError: the exact fake score of students whose law is not known in closed form.
@@ -149,6 +151,8 @@ def distill(
         raise ValueError(f"lr must be a float or have shape ({size},), got {tuple(lr.shape)}")
     if teachers.means.ndim > 2 and len(teachers.means) != size:
         raise ValueError(f"teachers must be one or one per student ({size}), got {len(teachers.means)}")
+    if real is not None and len(real) != size:
+        raise ValueError(f"real must hold one network per student ({size}), got {len(real)}")
     teachers = teachers.to(first.dtype)
     marks = set(log_spaced(recipe.steps) if checkpoints is None else checkpoints)
 
@@ -164,11 +168,11 @@ def distill(
         if step == recipe.steps:
             return
         fake = fake.update(students.with_parameters(current), generators)
-        gradients = _gradients(teachers, students.with_parameters(current), fake, recipe, generators)
+        step_gradients = gradients(teachers, students.with_parameters(current), fake, real, recipe, generators)
         with torch.no_grad():
             if recipe.clip < float("inf"):
-                gradients = clipped(gradients, recipe.clip)
-            moved, state = optimiser.step(current, gradients, state, recipe.rate(step))
+                step_gradients = clipped(step_gradients, recipe.clip)
+            moved, state = optimiser.step(current, step_gradients, state, recipe.rate(step))
             current, lost = _kept(moved, start, diverged_at >= 0)
             averaged = (
                 {k: torch.lerp(p, averaged[k], recipe.average) for k, p in current.items()}
@@ -178,9 +182,15 @@ def distill(
         diverged_at[lost] = step + 1
 
 
-def _gradients(
-    teachers: GaussianMixture, students: Pack, fake: FakeScore, recipe: Recipe, generators: Sequence[torch.Generator]
+def gradients(
+    teachers: GaussianMixture,
+    students: Pack,
+    fake: FakeScore,
+    real: Pack | None,
+    recipe: Recipe,
+    generators: Sequence[torch.Generator],
 ) -> Parameters:
+    """The gradients of one minibatch, (E, ...) each; arguments as `distill`. Advances the generators."""
     dtype = next(iter(students.parameters.values())).dtype
     z, eps, uniform = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, dtype)
     sigma = recipe.law.draw(uniform)
@@ -189,8 +199,8 @@ def _gradients(
         x = pack(z)
         with torch.no_grad():
             noised = x + sigma[..., None] * eps
-            real = teachers.denoise(noised, sigma)
-            direction = dmd_direction(x, real, fake.denoise(pack, noised, sigma), recipe.normaliser)
+            target = teachers.denoise(noised, sigma) if real is None else real(noised, sigma)
+            direction = dmd_direction(x, target, fake.denoise(pack, noised, sigma), recipe.normaliser)
         return dmd_surrogate(x, direction, recipe.reduction)
 
     return gradients_of(students, loss)

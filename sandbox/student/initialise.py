@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import torch
 from torch import Tensor
 
+from sandbox.student.denoiser import OneStep, Preconditioning
 from sandbox.student.networks import LinearStudent
 from sandbox.teacher.mixture import GaussianMixture
 
@@ -74,3 +78,32 @@ def linear_start(
         A = (Q * (lam / (1 + lam / sigma_max**2)).sqrt()) @ Q.mT
         b = teacher.to(torch.float64).mean
     return LinearStudent(A, b if bias else None), R
+
+
+def with_error(student: OneStep, size: float, points: int, generator: torch.Generator) -> OneStep:
+    """The student plus a random error of known size, in its last layer and hence trainable.
+
+    S(z) + c_out W u(z) less its mean over z, where u are the features before the last layer and W is Gaussian, scaled
+    so that the error's root mean square over z, as a vector in R^d, is `size`: its own features, in random directions.
+
+    Args:
+        student: not modified. size: in the data's units, >= 0. points: z drawn to set the scale. generator: advanced.
+    Raises:
+        ValueError: size < 0 or not finite, or points < 2.
+    """
+    if not 0 <= size < math.inf:
+        raise ValueError(f"size must be >= 0 and finite, got {size}")
+    if points < 2:
+        raise ValueError(f"points must be >= 2, got {points}")
+    changed = copy.deepcopy(student)
+    outward, mean = changed.net.outward, changed.net.mean
+    z = torch.randn(points, student.dim, generator=generator)
+    W = torch.randn(outward.shape, generator=generator)
+    with torch.no_grad():
+        outward.add_(W)
+        error = (changed(z) - student(z)).double()
+        scale = size / (error - error.mean(0)).square().sum(-1).mean().sqrt()
+        out = Preconditioning.at(student.sigma_init, student.sigma_data, z).out.squeeze()
+        outward.copy_(student.net.outward + scale * W)
+        mean.sub_(scale * error.mean(0) / out)
+    return changed

@@ -83,14 +83,16 @@ class Adam:
     ) -> tuple[Parameters, Moments]:
         """New parameters and state; nothing is modified."""
         t = state.steps + 1
-        first = {k: torch.lerp(g, state.first[k], self.beta1) for k, g in gradients.items()}
+        first = (
+            {k: torch.lerp(g, state.first[k], self.beta1) for k, g in gradients.items()} if self.beta1 else gradients
+        )
         second = {k: torch.lerp(g.square(), state.second[k], self.beta2) for k, g in gradients.items()}
-        lr = self.lr * (lr_scale / (1 - self.beta1**t))
-        root = (1 - self.beta2**t) ** 0.5
-        moved = {
-            k: p - per_student(lr, p) * first[k] / (second[k].sqrt() / root + self.epsilon)
-            for k, p in parameters.items()
-        }
+        lr, root = self.lr * (lr_scale / (1 - self.beta1**t)), (1 - self.beta2**t) ** 0.5
+        moved = {}
+        for k, p in parameters.items():
+            # p - lr m / (sqrt(v) / root + epsilon) in few passes over memory: a large pack fills the cache.
+            divisor = second[k].sqrt().div_(root).add_(self.epsilon)
+            moved[k] = p - (per_student(lr, p) * first[k]).div_(divisor)
         return moved, Moments(first, second, t)
 
 

@@ -184,6 +184,10 @@ class StartError:
     exact_linear_share: float
     """The same for D."""
 
+    def mode_cosines(self) -> Tensor:
+        """The same for each eigenvector by itself, (d,)."""
+        return torch.nn.functional.cosine_similarity(self.slope, self.exact_slope, -1, eps=0.0)
+
     def cosine(self, modes: int | None = None) -> float:
         """<M_0, M_D> / (|M_0| |M_D|) over the leading eigenvectors, by default all: the between-mode directions of a
         mixture of K narrow components are the first K - 1.
@@ -233,7 +237,8 @@ def _both(network: Denoise, teacher: GaussianMixture, x: Tensor, sigma: float, d
 def _regression(out: Tensor, z: Tensor) -> tuple[Tensor, float]:
     """Cov(out, z), and the share of the variance of `out` that is linear in z."""
     out = out - out.mean(0)
-    fit = z @ torch.linalg.lstsq(z, out).solution
+    # torch's default driver, gelsy, rounds differently from one process to the next.
+    fit = z @ torch.linalg.lstsq(z, out, driver="gels").solution
     return out.mT @ z / len(z), (fit.square().sum() / out.square().sum()).item()
 
 

@@ -148,10 +148,12 @@ class GaussianMixture:
     # Components are a batch axis before the points: (*E, K, n, d). They are taken in groups, so that memory grows as n
     # (K + d) and a group's arrays stay in cache.
 
-    def _groups(self, x: Tensor) -> Iterator[slice]:
-        size = max(1, GROUP_ELEMENTS // max(1, x.numel()))
-        for first in range(0, self.components, size):
-            yield slice(first, first + size)
+    def _groups(self, points: int, within: slice | None = None) -> Iterator[slice]:
+        """Components, of all or of a slice, in groups that for so many numbers each are not too large."""
+        first, last = (0, self.components) if within is None else (within.start, within.stop)
+        size = max(1, GROUP_ELEMENTS // max(1, points))
+        for k in range(first, last, size):
+            yield slice(k, min(k + size, last))
 
     def _noise_variance(self, x: Tensor, sigma, dtype: torch.dtype) -> Tensor:
         """sigma^2 as (*E, 1, n, 1) or a scalar tensor, after checking that the noised law has a density."""
@@ -173,7 +175,7 @@ class GaussianMixture:
         x = x.double()
         s2 = self._noise_variance(x, sigma, torch.float64)
         terms = []
-        for ks in self._groups(x):
+        for ks in self._groups(x.numel()):
             delta = x[..., None, :, :] - self._means64[..., ks, None, :]
             square = self._covariance64.quadratic(lambda lam: 1 / (lam + s2), ks, delta)
             logdet = self._covariance64.trace(lambda lam: torch.log(lam + s2), ks, self.dim)
@@ -209,7 +211,13 @@ class GaussianMixture:
         """sum_k r_k v_k for vectors v_k (*E, K, n, d) of the components."""
         s2 = self._noise_variance(x, sigma, x.dtype)
         r = self._shares(x, sigma)
-        return sum((r[..., ks, :, None] * of_components(ks, x, s2)).sum(-3) for ks in self._groups(x))
+        total: Tensor | float = 0.0
+        # The order of a sum must not follow the size of the pack: what is added up together is set by one member's
+        # points, and only what is computed together by all of them.
+        for together in self._groups(math.prod(x.shape[-2:])):
+            terms = [r[..., ks, :, None] * of_components(ks, x, s2) for ks in self._groups(x.numel(), together)]
+            total = total + (torch.cat(terms, -3) if len(terms) > 1 else terms[0]).sum(-3)
+        return torch.as_tensor(total)
 
     def _component_scores(self, ks: slice, x: Tensor, s2: Tensor) -> Tensor:
         return self.covariance.apply(lambda lam: 1 / (lam + s2), ks, self.means[..., ks, None, :] - x[..., None, :, :])
@@ -243,7 +251,7 @@ class GaussianMixture:
         r = self._shares(x, sigma)
         v = mean(x, sigma)[..., None, :, :]
         total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for ks in self._groups(x):
+        for ks in self._groups(x.numel()):
             centred = (of_components(ks, x, s2) - v).movedim(-3, -2)  # (*E, n, K, d)
             weighted = r[..., ks, :].mT[..., None] * centred
             inner = self.dense(lambda lam: within(lam, s2), ks, x)

@@ -129,6 +129,26 @@ def copying_number(signal, error, lr: float, gain, sensitivity, noise_share: flo
     return signal_to_error(a, np.hypot(_non_negative(error=error), noise))
 
 
+def kept_cosine(cosine, size, lr: float, gain, sensitivity, noise_share: float) -> np.ndarray:
+    """The correlation with the exact start that is left when a mode has grown, cos / sqrt(1 + D / (v a)).
+
+    As `copying_number`, but from one student's own start: the realised angle takes the place of the error's expected
+    size, and a is the size of the start along the mode, error and all, since that is what grows. A start at an angle
+    of more than 90 degrees grows into a remapping, which no error of a root mean square could say.
+
+    Args:
+        cosine: between the start's and the exact start's linear parts along each mode, [-1, 1]. size: a > 0.
+        lr, gain, sensitivity, noise_share: as `copying_number`.
+    Raises:
+        ValueError: an argument out of range.
+    """
+    c = np.asarray(cosine, dtype=float)
+    if not (np.abs(c) <= 1 + 1e-9).all():
+        raise ValueError(f"cosine must be in [-1, 1], got {cosine}")
+    # With no error beside the noise, X^2 = v a / D.
+    return c / np.sqrt(1 + copying_number(size, 0.0, lr, gain, sensitivity, noise_share) ** -2.0)
+
+
 def _non_negative(**named) -> np.ndarray:
     ((name, value),) = named.items()
     array = np.asarray(value, dtype=float)

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import gammaln
+from scipy.stats import energy_distance as energy_distance_of_scipy
 
-from sandbox.measure.law import calibrate, law_match, mode_labels, sliced_w2
+from sandbox.measure.law import calibrate, energy_distance, law_match, mode_labels, sliced_w2
 from sandbox.teacher.covariance import Isotropic
 from sandbox.teacher.families import gaussian, ring
 from sandbox.teacher.mixture import GaussianMixture
@@ -101,9 +103,72 @@ def test_labels_are_the_nearest_mode_of_equal_modes():
     assert torch.equal(mode_labels(teacher, x), torch.cdist(x, teacher.means.to(x)).argmin(-1))
 
 
+def normals(n, dim, seed):
+    return torch.randn(n, dim, generator=seeded(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (7, 30), (200, 150)])
+@pytest.mark.parametrize("tolerance", [1e-12])
+def test_the_energy_distance_of_the_line_is_scipys_without_the_pairs_of_a_point_with_itself(n, m, tolerance):
+    x, y = normals(n, 1, 0), 2 * normals(m, 1, 1).exp() - 1
+    # Scipy returns a root, and its means within a sample are over all n^2 pairs, n of which are zero.
+    a, b = (t[:, 0].numpy() for t in (x, y))
+    within = sum(np.abs(t[:, None] - t[None]).mean() / (len(t) - 1) for t in (a, b))
+    want = energy_distance_of_scipy(a, b) ** 2 - within
+    assert energy_distance(x, y) == pytest.approx(want, abs=tolerance)
+    assert energy_distance(y, x) == pytest.approx(want, abs=tolerance)
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(2, 3, 2), (20, 11, 3), (9, 9, 40)])
+@pytest.mark.parametrize("tolerance", [1e-12])
+def test_the_energy_distance_is_its_definition(n, m, dim, tolerance):
+    x, y = normals(n, dim, 0), 0.5 * normals(m, dim, 1) + 1
+    pairs = [(x[i] - x[j]).norm().item() for i in range(n) for j in range(n) if i != j]
+    others = [(y[i] - y[j]).norm().item() for i in range(m) for j in range(m) if i != j]
+    between = [(a - b).norm().item() for a in x for b in y]
+    want = 2 * np.mean(between) - np.mean(pairs) - np.mean(others)
+    assert energy_distance(x, y) == pytest.approx(want, abs=tolerance)
+    # In the data's units, and of no place or direction.
+    turned = torch.linalg.qr(normals(dim, dim, 2)).Q
+    assert energy_distance(100 * x @ turned + 7, 100 * y @ turned + 7) == pytest.approx(100 * want, abs=1e3 * tolerance)
+    assert energy_distance(x.float(), y.float()) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(("n", "m", "draws", "standard_errors"), [(12, 20, 300, 4.5)])
+def test_the_energy_distance_is_zero_on_average_within_one_law(dim, n, m, draws, standard_errors):
+    teacher, generator = ring(dim), seeded(dim)
+    found = np.array(
+        [energy_distance(teacher.sample(n, generator), teacher.sample(m, generator)) for _ in range(draws)]
+    )
+    error = found.std() / math.sqrt(draws)
+    assert abs(found.mean()) <= standard_errors * error
+    # With the pairs of a point with itself it would have read E|x - x'| (1/n + 1/m).
+    size = torch.pdist(teacher.sample(500, generator)).mean().item()
+    assert standard_errors * error < size * (1 / n + 1 / m) / 2
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize(("n", "draws", "standard_errors"), [(64, 100, 4.5)])
+def test_the_energy_distance_of_two_gaussians_is_known(scale, dim, n, draws, standard_errors):
+    """E|x - y| = sqrt(2 (a^2 + b^2)) Gamma((d + 1)/2) / Gamma(d/2) for x ~ N(0, a^2), y ~ N(0, b^2)."""
+    unit = math.sqrt(2) * math.exp(gammaln((dim + 1) / 2) - gammaln(dim / 2))
+    want = unit * (2 * math.sqrt(1 + scale**2) - math.sqrt(2) - math.sqrt(2) * scale)
+    found = np.array(
+        [energy_distance(normals(n, dim, 2 * i), scale * normals(n, dim, 2 * i + 1)) for i in range(draws)]
+    )
+    error = found.std() / math.sqrt(draws)
+    assert abs(found.mean() - want) <= standard_errors * error
+    assert error < want / 8
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: energy_distance(torch.zeros(4, 2), torch.zeros(4, 3)), "one dimension, got 2 and 3"),
+        (lambda: energy_distance(torch.zeros(1, 2), torch.zeros(4, 2)), "n must be >= 2, got 1"),
+        (lambda: energy_distance(torch.zeros(4, 2), torch.zeros(0, 2)), "n must be >= 2, got 0"),
         (lambda: calibrate(ring(2), 1), "n must be >= 2, got 1"),
         (lambda: sliced_w2(torch.zeros(4, 2), torch.zeros(4, 3)), "one dimension, got 2 and 3"),
         (lambda: sliced_w2(torch.zeros(4, 2), torch.full((4, 2), math.nan)), "finite"),

@@ -14,6 +14,7 @@ from sandbox.measure.pairing import (
     mode_agreement,
     mode_displacement,
     pairing,
+    rescaled,
     retrieval,
     split_displacement,
 )
@@ -255,6 +256,50 @@ def test_mode_and_split_displacements_add_up(spectrum, leading):
 def test_bad_pairs_are_named(student, teacher, words):
     with pytest.raises(ValueError, match=words):
         displacement(student, teacher, rng())
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(("scale", "offset"), [(1e-3, 0.0), (0.1, 5.0), (30.0, -2.0)])
+@pytest.mark.parametrize("tolerance", [1e-12])
+def test_a_rescaled_student_has_the_teachers_place_and_size_and_its_own_shape(scale, offset, dim, tolerance):
+    stretch = torch.linspace(0.5, 2.0, dim, dtype=torch.float64)
+    t = 3.0 * normals(N, dim, 1) * stretch + 1.0
+    s = scale * (normals(N, dim, 2) + 0.3 * t) + offset
+    found = rescaled(s, t).numpy()
+    np.testing.assert_allclose(found.mean(0), t.numpy().mean(0), rtol=0, atol=tolerance)
+    assert np.trace(np.atleast_2d(np.cov(found.T))) == pytest.approx(
+        np.trace(np.atleast_2d(np.cov(t.T))), rel=tolerance
+    )
+    # Every difference of two points grew by one and the same positive factor, however small or far away it was.
+    growth = (found[1:] - found[:1]) / (s[1:] - s[:1]).numpy()
+    assert growth.min() > 0
+    np.testing.assert_allclose(growth, growth[0, 0], rtol=1e4 * tolerance)
+    np.testing.assert_allclose(rescaled(1.7 * s - 4.0, t), found, rtol=0, atol=1e4 * tolerance)
+    want = correlation_distance(s, t, rng()).value
+    assert displacement(torch.from_numpy(found), t, rng()).value == pytest.approx(want, abs=1e2 * tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [1e-12])
+def test_a_copy_of_another_size_is_rescaled_to_the_copy(tolerance):
+    t = normals(N, 4)
+    torch.testing.assert_close(rescaled(0.01 * t + 3.0, t), t, rtol=0, atol=tolerance)
+    assert rescaled(t.float(), t.float()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        (torch.zeros(4, 2), torch.zeros(4, 3), r"shape.*\(4, 2\).*\(4, 3\)"),
+        (torch.zeros(1, 2), torch.zeros(1, 2), "n must be >= 2, got 1"),
+        (torch.full((4, 2), math.nan), torch.ones(4, 2), "student_x must be finite, got 4"),
+        (normals(4, 2), torch.full((4, 2), math.inf), "teacher_x must be finite, got 4"),
+        (torch.ones(4, 2), normals(4, 2), "student_x must not be constant"),
+        (torch.full((7, 2), 0.1, dtype=torch.float64), normals(7, 2), "student_x must not be constant"),
+    ],
+)
+def test_what_cannot_be_rescaled_is_named(student, teacher, words):
+    with pytest.raises(ValueError, match=words):
+        rescaled(student, teacher)
 
 
 def test_too_few_points_for_an_assignment_are_named():

@@ -158,7 +158,11 @@ class TestPacks:
                 torch.testing.assert_close(got[i], want, rtol=tolerance, atol=tolerance)
 
     @pytest.mark.parametrize("student", [False, True])
-    @pytest.mark.parametrize(("dim", "width", "n"), [(1, 64, 128), (2, 64, 128), (5, 32, 64), (32, 64, 100)])
+    @pytest.mark.parametrize(
+        ("dim", "width", "n"),
+        # The last ones' numbers do not fill whole vectors of the processor's.
+        [(1, 64, 128), (2, 64, 128), (5, 32, 64), (32, 64, 100), (3, 33, 63), (2, 8, 3), (3, 8, 1), (1, 1, 7)],
+    )
     def test_a_network_does_not_know_its_pack(self, dim, width, n, student):
         """Values and gradients, bitwise, at every place in a pack of four."""
         pack = Pack.of([denoiser(dim, width, seed=i) for i in range(4)])

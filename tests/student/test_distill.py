@@ -9,11 +9,14 @@ from scipy.stats import kstest, pearsonr
 
 from sandbox.measure.gauge import polar_displacement, polar_factor
 from sandbox.student import distill as loop
+from sandbox.student.denoiser import Denoiser, one_step
 from sandbox.student.distill import DIVERGED, Recipe, distill, log_spaced
+from sandbox.student.fake import NetworkFake
 from sandbox.student.initialise import haar_rotation, linear_start
 from sandbox.student.losses import NORMALISERS
 from sandbox.student.networks import LinearStudent, Pack
 from sandbox.student.noise import draw_noise
+from sandbox.student.optimise import Adam
 from sandbox.student.population import population_gradient
 from sandbox.teacher.covariance import Full
 from sandbox.teacher.flow import teacher_map
@@ -519,3 +522,126 @@ class TestSchedules:
         for now, averaged in zip(self.path()[1:], self.path(average=0.8)[1:], strict=True):
             want = 0.8 * want + 0.2 * now
             torch.testing.assert_close(averaged, want, rtol=tolerance, atol=tolerance)
+
+
+class GaussianDenoiser(torch.nn.Module):
+    """The denoiser of N(m, F F^T) as a network with parameters m and F, by one linear solve per point."""
+
+    def __init__(self, mean, factor):
+        super().__init__()
+        self.mean, self.factor = torch.nn.Parameter(mean.clone()), torch.nn.Parameter(factor.clone())
+
+    def forward(self, x, sigma):
+        """x (n, d), sigma (n,) -> (n, d)."""
+        C = self.factor @ self.factor.mT
+        noised = C + sigma.square()[:, None, None] * torch.eye(x.shape[-1], dtype=x.dtype)
+        return self.mean + torch.linalg.solve(noised, (x - self.mean)[..., None])[..., 0] @ C
+
+
+class TestRealNetworks:
+    """Denoiser networks in the place of the teachers' closed form."""
+
+    def laws(self, dim, count):
+        """(mean, factor) of one Gaussian for each student."""
+        return [(normal(dim, seed=i), torch.linalg.cholesky(power_law(dim, 0.5 * i, seed=i))) for i in range(count)]
+
+    def students(self, dim, count):
+        return Pack.of(
+            [
+                LinearStudent(0.3 * eye(dim) + 0.1 * normal(dim, dim, seed=20 + i), normal(dim, seed=30 + i))
+                for i in range(count)
+            ]
+        )
+
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    @pytest.mark.parametrize("dim", [1, 3])
+    @pytest.mark.parametrize(("count", "steps", "tolerance"), [(3, 20, 1e-10)])
+    def test_that_know_the_teachers_train_as_the_teachers_do(self, dim, normaliser, count, steps, tolerance):
+        laws, students = self.laws(dim, count), self.students(dim, count)
+        teachers = GaussianMixture.stack([gaussian(F @ F.mT, m) for m, F in laws])
+        real = Pack.of([GaussianDenoiser(m, F) for m, F in laws])
+        recipe = Recipe(steps, 0.05, 16, normaliser)
+        plain, by_network = (
+            list(distill(teachers, students, recipe, generators(count), real=networks)) for networks in (None, real)
+        )
+        for a, b in zip(plain, by_network, strict=True):
+            assert (b.diverged_at == -1).all()
+            for name, value in a.students.parameters.items():
+                torch.testing.assert_close(b.students.parameters[name], value, rtol=0, atol=tolerance)
+        moved = plain[-1].students.parameters["weight"] - students.parameters["weight"]
+        assert moved.flatten(1).norm(dim=1).min() > 0.01
+        # Each network belongs to its student: with one another's, the ends are others.
+        swapped = Pack.of([GaussianDenoiser(m, F) for m, F in laws[1:] + laws[:1]])
+        *_, last = distill(teachers, students, recipe, generators(count), real=swapped)
+        apart = last.students.parameters["bias"] - plain[-1].students.parameters["bias"]
+        assert apart.norm(dim=1).min() > 0.1
+
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    @pytest.mark.parametrize(("dim", "batch", "lr", "tolerance"), [(3, 6, 0.3, 1e-12)])
+    def test_one_update_by_hand(self, normaliser, dim, batch, lr, tolerance):
+        """Sample by sample, with a network that is nobody's denoiser, by no gradient but this one."""
+
+        class Bent(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.W = torch.nn.Parameter(normal(dim, dim, seed=11))
+
+            def forward(self, x, sigma):
+                return torch.tanh(x @ self.W.mT) / (1 + sigma[:, None])
+
+        W, A, b = normal(dim, dim, seed=11), 0.5 * eye(dim) + 0.2 * normal(dim, dim, seed=2), normal(dim, seed=3)
+        students, real = Pack.of([LinearStudent(A, b)]), Pack.of([Bent()])
+        recipe = Recipe(1, lr, batch, normaliser)
+        differences, distances = [], []
+        noise = draw_noise(generators(1), batch, dim, False, torch.float64)
+        for z, eps, u in zip(*(t[0] for t in noise), strict=True):
+            sigma = 0.02 * 4000 ** u.item()
+            x = A @ z + b
+            y = x + sigma * eps
+            target = torch.tanh(W @ y) / (1 + sigma)
+            fake = b + A @ A.mT @ torch.linalg.solve(A @ A.mT + sigma**2 * eye(dim), y - b)
+            differences.append(fake - target)
+            distances.append((x - target).abs().mean())
+        weights = {"off": [1.0] * batch, "per-sample": distances, "batch": [sum(distances) / batch] * batch}[normaliser]
+        moves = [g / w for g, w in zip(differences, weights, strict=True)]
+        # Whoever the teacher is: its closed form is not asked.
+        for teacher in (gaussian(eye(dim)), gaussian(power_law(dim), normal(dim, seed=1))):
+            *_, last = distill(teacher, students, recipe, generators(1), real=real)
+            got = last.students.parameters
+            weight = A - lr / batch * sum(torch.outer(g, z) for g, z in zip(moves, noise[0][0], strict=True))
+            torch.testing.assert_close(got["weight"][0], weight, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(got["bias"][0], b - lr / batch * sum(moves), rtol=tolerance, atol=tolerance)
+        assert torch.equal(real.parameters["W"][0], W), "the network does not train"
+
+    @pytest.mark.parametrize(("dim", "steps", "tolerance"), [(2, 200, 0.1)])
+    def test_students_end_at_the_networks_law(self, dim, steps, tolerance):
+        mean, factor = torch.tensor([3.0, -1.0], dtype=torch.float64), torch.diag(torch.tensor([0.5, 1.5]).double())
+        student = LinearStudent(0.8 * eye(dim), torch.zeros(dim, dtype=torch.float64))
+        real = Pack.of([GaussianDenoiser(mean, factor)])
+        recipe = Recipe(steps, 0.2, 256, "off", decay=0.5)
+        *_, last = distill(gaussian(eye(dim)), Pack.of([student]), recipe, generators(1), real=real)
+        A, b = (last.students.parameters[name][0] for name in ("weight", "bias"))
+        torch.testing.assert_close(b, mean, rtol=0, atol=tolerance)
+        torch.testing.assert_close(A @ A.mT, factor @ factor.mT, rtol=0, atol=tolerance)
+
+    @pytest.mark.parametrize(("dim", "count", "steps"), [(2, 4, 4)])
+    def test_a_students_numbers_do_not_depend_on_its_pack(self, dim, count, steps):
+        """Students, fake score and real score all networks, to the last bit."""
+        networks = [Denoiser(dim, 8, 1, g) for g in generators(count, seed=5)]
+        for network, g in zip(networks, generators(count, seed=6), strict=True):
+            with torch.no_grad():
+                network.net.outward.add_(0.3 * torch.randn(network.net.outward.shape, generator=g))
+
+        def ends(members):
+            real = Pack.of([networks[i] for i in members])
+            fake = NetworkFake.of(real, Adam(1e-3), LogUniform(), dim, batch=14, updates=2)
+            teachers = GaussianMixture.stack([gaussian(eye(dim))] * len(members))
+            sources = [torch.Generator().manual_seed(i) for i in members]
+            *_, last = distill(teachers, one_step(real), Recipe(steps, 1e-3, 14), sources, fake=fake, real=real)
+            return last.students.parameters
+
+        together = ends(range(count))
+        for i in range(count):
+            for name, value in ends([i]).items():
+                assert torch.equal(together[name][i], value[0]), (name, i)
+            assert not torch.equal(together["net.outward"][i], networks[i].net.outward), "the student must have moved"

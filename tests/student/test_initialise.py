@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from sandbox.student.initialise import STARTS, haar_rotation, linear_start, one_step_denoiser
+from sandbox.student.denoiser import Denoiser, OneStep
+from sandbox.student.initialise import STARTS, haar_rotation, linear_start, one_step_denoiser, with_error
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic
 from sandbox.teacher.mixture import GaussianMixture
 
@@ -179,3 +180,105 @@ def test_bad_input_names_the_argument_and_the_value(change, message):
     arguments = {"kind": "teacher", "teacher": gaussian(2), "sigma_init": 80.0, "generator": generator()} | change
     with pytest.raises(ValueError, match=message):
         linear_start(**arguments)
+
+
+class TestWithError:
+    def student(self, dim=3, width=16, sigma_init=80.0, stir=0.3):
+        """A one-step student away from its network's start, so that no term of it is zero."""
+        network = Denoiser(dim, width, 2, generator(1), 0.7)
+        with torch.no_grad():
+            for i, p in enumerate(network.parameters()):
+                p += stir * normal(*p.shape, seed=50 + i).float()
+        return OneStep(network, sigma_init)
+
+    def error(self, student, changed, n=20_000, seed=8):
+        """The error at points of its own, (n, d) float64."""
+        z = torch.randn(n, student.dim, generator=generator(seed))
+        with torch.no_grad():
+            return changed(z).double() - student(z).double()
+
+    @pytest.mark.parametrize("sigma_init", [0.5, 80.0])
+    @pytest.mark.parametrize("dim", [1, 3, 16])
+    @pytest.mark.parametrize("size", [1e-2, 1.0, 20.0])
+    @pytest.mark.parametrize(("points", "tolerance"), [(8192, 0.05)])
+    def test_adds_a_centred_error_of_the_size_asked_for(self, size, dim, sigma_init, points, tolerance):
+        student = self.student(dim, sigma_init=sigma_init)
+        error = self.error(student, with_error(student, size, points, generator(2)))
+        assert error.square().sum(-1).mean().sqrt().item() == pytest.approx(size, rel=tolerance)
+        # Points of its own set the mean, that of others is off by two sampling errors.
+        assert error.mean(0).norm().item() <= tolerance * size
+
+    @pytest.mark.parametrize("size", [0.1, 3.0])
+    @pytest.mark.parametrize(("points", "tolerance"), [(500, 1e-4)])
+    def test_is_exact_on_the_points_that_set_it(self, size, points, tolerance):
+        """The first numbers of its generator."""
+        student = self.student()
+        changed = with_error(student, size, points, generator(2))
+        z = torch.randn(points, student.dim, generator=generator(2))
+        with torch.no_grad():
+            error = (changed(z) - student(z)).double()
+        assert error.square().sum(-1).mean().sqrt().item() == pytest.approx(size, rel=tolerance)
+        assert error.mean(0).norm().item() <= tolerance * size
+
+    @pytest.mark.parametrize("tolerance", [1e-4])
+    def test_grows_in_proportion_to_its_size(self, tolerance):
+        student = self.student()
+        small, large = (self.error(student, with_error(student, size, 500, generator(2))) for size in (0.5, 2.0))
+        torch.testing.assert_close(large, 4 * small, rtol=0, atol=tolerance)
+        assert small.square().sum(-1).mean() > 0.1
+
+    def test_of_size_zero_is_the_same_map(self):
+        student = self.student()
+        assert self.error(student, with_error(student, 0.0, 500, generator(2))).abs().max() == 0
+
+    def test_leaves_the_student_alone(self):
+        student = self.student()
+        before = {name: p.detach().clone() for name, p in student.named_parameters()}
+        changed = with_error(student, 1.0, 500, generator(2))
+        with torch.no_grad():
+            for p in changed.parameters():
+                p.add_(1.0)
+        assert all(torch.equal(p, before[name]) for name, p in student.named_parameters())
+
+    def test_is_in_the_last_layer_and_trains(self):
+        student = self.student()
+        changed = dict(with_error(student, 1.0, 500, generator(2)).named_parameters())
+        moved = {name for name, p in student.named_parameters() if not torch.equal(p, changed[name])}
+        assert moved == {"net.outward", "net.mean"}
+        assert changed.keys() == dict(student.named_parameters()).keys()
+        assert all(p.requires_grad and p.dtype == torch.float32 for p in changed.values())
+
+    @pytest.mark.parametrize(("width", "points", "tolerance"), [(16, 2000, 1e-6)])
+    def test_is_a_combination_of_the_features_before_the_last_layer(self, width, points, tolerance):
+        """Regression on them leaves nothing; each is seen by a last layer that passes it alone."""
+        student, probe = self.student(width=width), self.student(width=width)
+        z = torch.randn(points, student.dim, generator=generator(8))
+        seen = []
+        with torch.no_grad():
+            for row in torch.cat([torch.zeros(1, width), torch.eye(width)]):
+                probe.net.outward.copy_(row.expand_as(probe.net.outward))
+                seen.append(probe(z)[:, :1].double())
+        features = torch.cat([feature - seen[0] for feature in seen[1:]] + [torch.ones_like(seen[0])], -1)
+        error = self.error(student, with_error(student, 1.0, 500, generator(2)), points)
+        rest = error - features @ torch.linalg.lstsq(features, error, driver="gelsd").solution
+        assert rest.square().sum() <= tolerance * error.square().sum()
+        # The student's own input does not explain it: the features bend.
+        x = torch.cat([z.double(), torch.ones_like(seen[0])], -1)
+        rest = error - x @ torch.linalg.lstsq(x, error, driver="gelsd").solution
+        assert rest.square().sum() > 0.01 * error.square().sum()
+
+    def test_uses_its_generator_alone(self):
+        student, source = self.student(), generator(2)
+        before = torch.random.get_rng_state()
+        first, second = with_error(student, 1.0, 500, generator(2)), with_error(student, 1.0, 500, source)
+        third = with_error(student, 1.0, 500, source)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.equal(first.net.outward, second.net.outward)
+        a, b = self.error(student, first), self.error(student, third)
+        # Another draw is another direction: at 48 weights, a correlation of about 0.15.
+        assert abs((a * b).sum() / (a.norm() * b.norm())) < 0.6
+
+    @pytest.mark.parametrize("bad", [-1.0, -1e-9, math.nan])
+    def test_a_bad_size_is_named(self, bad):
+        with pytest.raises(ValueError, match=f"size must be >= 0 and finite, got {bad}"):
+            with_error(self.student(), bad, 500, generator())

@@ -389,6 +389,20 @@ class TestPacksAndLevels:
                 assert got[e].shape == want.shape
                 torch.testing.assert_close(got[e], want, rtol=tolerance, atol=tolerance * want.abs().amax().item())
 
+    @pytest.mark.parametrize("method", ["score", "denoise", "responsibilities"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize(("dim", "n", "count"), [(33, 256, 16), (64, 64, 10), (200, 256, 3), (2, 20000, 2)])
+    def test_a_large_pack_has_the_bits_of_its_members(self, dim, n, count, dtype, method):
+        """Where the components of a pack are added up in groups, so that they fit into memory."""
+        generator = torch.Generator().manual_seed(0)
+        laws = [random(dim, seed=seed).to(dtype) for seed in range(count)]
+        x = torch.randn(count, n, dim, generator=generator, dtype=dtype)
+        sigma = torch.rand(count, n, generator=generator, dtype=dtype) + 0.5
+        together = getattr(GaussianMixture.stack(laws), method)(x, sigma)
+        for i in (0, count - 1):
+            alone = getattr(GaussianMixture.stack(laws[i : i + 1]), method)(x[i : i + 1], sigma[i : i + 1])
+            assert torch.equal(alone[0], together[i])
+
     @pytest.mark.parametrize("tolerance", [1e-13])
     def test_packs_of_packs(self, tolerance):
         laws = [[mixture("full", 3, seed=2 * i + j).law for j in range(2)] for i in range(2)]

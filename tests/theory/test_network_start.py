@@ -8,6 +8,7 @@ import torch
 
 from sandbox.student.initialise import one_step_denoiser
 from sandbox.teacher.families import gaussian, random
+from sandbox.theory import network_start
 from sandbox.theory.network_start import (
     copying_number,
     growth_steps,
@@ -194,3 +195,24 @@ class TestCopyingNumber:
     def test_bad_input(self):
         with pytest.raises(ValueError, match=r"signal must be > 0, got 0\.0"):
             copying_number(**(ARGUMENTS | {"signal": 0.0}))
+
+
+@pytest.mark.parametrize("tolerance", [0.02])
+@pytest.mark.parametrize("cosine", [1.0, 0.4, -0.7])
+@pytest.mark.parametrize(("gain", "noise", "eta"), [(20.0, 1.0, 0.9), (5.0, 2.0, 0.99)])
+def test_the_kept_cosine_is_the_one_of_noise_added_at_constant_speed(cosine, gain, noise, eta, tolerance):
+    """A start that grows at v along its own direction while noise diffuses around it, summed by hand: each step's noise
+    counts by its share of what the start has become. To leading order in D / (v a)."""
+    size, lr = 1.0, 1e-3
+    v, D = lr * gain * np.sqrt(1 - eta), lr**2 * noise**2 * eta
+    t = np.arange(1, 2_000_000)
+    angle2 = (D / (size + v * t) ** 2).sum()
+    expected = cosine * np.exp(-angle2 / 2)
+    kept = network_start.kept_cosine(cosine, size, lr, gain, noise, eta)
+    assert kept == pytest.approx(expected, abs=tolerance)
+
+
+def test_a_quiet_optimiser_keeps_the_angle_and_bad_angles_are_named():
+    assert network_start.kept_cosine(-0.3, 1.0, 1e-12, 1.0, 1.0, 0.5) == pytest.approx(-0.3, abs=1e-9)
+    with pytest.raises(ValueError, match=r"cosine must be in \[-1, 1\], got 1.2"):
+        network_start.kept_cosine(1.2, 1.0, 1e-3, 1.0, 1.0, 0.5)
