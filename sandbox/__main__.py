@@ -33,14 +33,25 @@ UNITS = {
     "separation": "random: standard deviation of the means per coordinate",
     "std": "ring, random: standard deviation of a mode",
     "teacher_seed": "random: seed of the means",
-    "student": "linear (x = A z) or affine (x = A z + b)",
-    "start": "teacher, rotated, random or map (the teacher's flow map itself)",
-    "start_scale": "random start: standard deviation of a weight",
+    "student": "linear (x = A z), affine (x = A z + b) or mlp (a denoising network's one step)",
+    "width": "mlp: features",
+    "depth": "mlp: residual blocks of two matrices",
+    "start": "linear: teacher, rotated, random or map (the teacher's flow map); mlp: teacher (a network), residual "
+    "(exact), random",
+    "start_scale": "random start: standard deviation of a weight (linear), of the output over the data's (mlp)",
+    "start_error": "mlp: size of an error added to the start, over the exact start's signal",
     "sigma_init": "noise level at which a student starts",
-    "fake_score": "exact, or levels (one learned matrix per noise level)",
+    "teacher_steps": "mlp: updates of the teacher network",
+    "teacher_lr": "mlp: learning rate of the teacher network",
+    "teacher_batch": "mlp: samples per update of the teacher network",
+    "network_seed": "mlp: of the teacher network",
+    "real_score": "analytic, or network (the teacher network's own)",
+    "reference": "the map that a student is compared with, analytic or network",
+    "fake_score": "exact, levels (one learned matrix per noise level) or network (learned as in DMD2)",
     "fake_lr": "learned fake score: learning rate",
     "fake_batch": "learned fake score: samples per update",
     "fake_updates": "learned fake score: updates per student update",
+    "fake_warmup": "network fake score: updates before the student's first",
     "normaliser": "per-sample, batch or off",
     "reduction": "of the loss over coordinates, sum or mean",
     "sigma_law": "of the training noise levels, log-uniform, karras or log-grid",
@@ -55,13 +66,20 @@ UNITS = {
     "batch": "samples per update",
     "steps": "student updates",
     "measures": "all, or closed (what follows from a linear student's matrix; no sampling)",
+    "decay": "share of the updates, at the end, over which the learning rate falls to 0",
+    "clip": "largest norm of a student's gradient, 0: no limit",
+    "average": "weight of the past in the average of a student's weights that is kept, 0: none",
     "seed": "of a student's start and training noise",
 }
 AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_version"]
 
 
 def _default(field: dataclasses.Field) -> str:
-    own = "the family's own" if field.default is None else field.default
+    own = field.default
+    if field.name in cells.OPTIONS:
+        own = " or ".join(str(v) for v in dict.fromkeys(cells.OPTIONS[field.name][1].values()))
+    elif own is None:
+        own = "the student's seed" if field.name == "network_seed" else "the family's own"
     return f"(default: the experiment's, else {own})"
 
 
@@ -89,6 +107,8 @@ class Where:
     """size of the experiment: smoke, quick or full"""
     results: Path = Path("results")
     """folder of stored results"""
+    arms: Values = ()
+    """words in the names of the arms to look at (default: all)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +177,7 @@ class Validate:
 
 
 def _sweep(command: Where) -> Sweep:
-    sweep = gallery.experiment(command.experiment, command.preset)
+    sweep = _with_arms(gallery.experiment(command.experiment, command.preset), command.arms)
     axes = getattr(command, "axes", None)
     given = {f.name: getattr(axes, f.name) for f in AXES if axes is not None and getattr(axes, f.name)}
     kinds = cells.field_types()
@@ -173,6 +193,14 @@ def _sweep(command: Where) -> Sweep:
     return _with_axes(sweep, chosen)
 
 
+def _with_arms(sweep: Sweep, words: Values) -> Sweep:
+    """The sweep's arms that have one of the words in their name."""
+    kept = {arm: fields for arm, fields in sweep.arms.items() if not words or any(word in arm for word in words)}
+    if not kept:
+        raise ValueError(f"arms must name one of {'; '.join(sweep.arms)}, got {' '.join(words)!r}")
+    return dataclasses.replace(sweep, arms=kept)
+
+
 def _with_axes(sweep: Sweep, chosen: dict[str, list]) -> Sweep:
     """The sweep with a user's axes; what the user sets, no arm or rule of the experiment sets again.
 
@@ -180,15 +208,18 @@ def _with_axes(sweep: Sweep, chosen: dict[str, list]) -> Sweep:
     named by what it holds."""
     across = {name: values for name, values in chosen.items() if name not in ("dim", "seed")}
     arms: dict[str, dict] = {}
+    own_axes: dict[str, dict] = {}
     for arm, fields in sweep.arms.items():
         kept = {name: value for name, value in fields.items() if name not in chosen}
         name = arm if len(kept) == len(fields) else _described(kept)
         for values in itertools.product(*across.values()):
             own = dict(zip(across, values, strict=True))
-            arms[", ".join(filter(None, (name, _described(own))))] = {**kept, **own}
+            described = ", ".join(filter(None, (name, _described(own))))
+            arms[described] = {**kept, **own}
+            own_axes[described] = {axis: v for axis, v in sweep.own_axes.get(arm, {}).items() if axis not in chosen}
     along = {name: values for name, values in chosen.items() if name in ("dim", "seed")}
     rules = {name: rule for name, rule in sweep.derived.items() if name not in chosen}
-    return dataclasses.replace(sweep.narrowed(along), arms=arms, derived=rules)
+    return dataclasses.replace(sweep.narrowed(along), arms=arms, derived=rules, own_axes=own_axes)
 
 
 def _described(fields: dict) -> str:

@@ -22,30 +22,73 @@ from sandbox.teacher.schedule import KarrasBins, LogGrid, LogUniform, SigmaLaw
 # Raised whenever the same cell would give other numbers than before: its results are then recomputed, not mixed.
 ALGORITHM_VERSION = 1
 
-STUDENTS = ("linear", "affine")
+# The starts that each kind of student knows.
+STUDENTS = {"linear": STARTS, "affine": STARTS, "mlp": ("teacher", "residual", "random")}
 SIGMA_LAWS = ("log-uniform", "karras", "log-grid")
-FAKE_SCORES = ("exact", "levels")
+FAKE_SCORES = ("exact", "levels", "network")
+# Whose score stands for the real one in the loss, and whose map a student is compared with.
+OWNERS = ("analytic", "network")
 # closed: only what follows in closed form from a linear student's matrix, for maps of thousands of students.
 MEASURES = ("all", "closed")
 
 # Options that belong to a family; None means the family's own default.
 TEACHER_OPTIONS = ("variance", "exponent", "modes", "radius", "separation", "std", "teacher_seed")
 
-# Options that only mean something beside another choice: {option: (choice, its values, default)}. Elsewhere they stay
-# None and out of a cell's identity.
-OPTIONS: dict[str, tuple[str, tuple[str, ...], Any]] = {
-    "bins": ("sigma_law", ("log-grid",), 8),
-    "beta1": ("optimiser", ("adam",), 0.9),
-    "beta2": ("optimiser", ("adam",), 0.999),
-    "fake_lr": ("fake_score", ("levels",), 0.1),
-    "fake_batch": ("fake_score", ("levels",), 64),
-    "fake_updates": ("fake_score", ("levels",), 1),
+# Options that only mean something beside another choice: {option: (choice, {its value: the option's default})}.
+# Elsewhere they stay None and out of a cell's identity.
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bins": ("sigma_law", {"log-grid": 8}),
+    "beta1": ("optimiser", {"adam": 0.9}),
+    "beta2": ("optimiser", {"adam": 0.999}),
+    "fake_lr": ("fake_score", {"levels": 0.1, "network": 1e-3}),
+    "fake_batch": ("fake_score", {"levels": 64, "network": 128}),
+    "fake_updates": ("fake_score", {"levels": 1, "network": 5}),
+    "fake_warmup": ("fake_score", {"network": 500}),
+    "width": ("student", {"mlp": 64}),
+    "depth": ("student", {"mlp": 2}),
+    "teacher_steps": ("student", {"mlp": 3000}),
+    "teacher_lr": ("student", {"mlp": 1e-2}),
+    "teacher_batch": ("student", {"mlp": 256}),
+}
+
+# Fields that a cell's text leaves out at the value that changes nothing, so that older results keep their names.
+NEUTRAL = {
+    "decay": 0.0,
+    "clip": 0.0,
+    "average": 0.0,
+    "start_error": 0.0,
+    "real_score": "analytic",
+    "reference": "analytic",
+}
+
+
+LEAST = {
+    "dim": 1,
+    "batch": 1,
+    "steps": 1,
+    "seed": 0,
+    "width": 1,
+    "depth": 1,
+    "fake_batch": 1,
+    "fake_updates": 1,
+    "fake_warmup": 0,
+    "teacher_steps": 0,
+    "teacher_batch": 1,
+    "network_seed": 0,
+    "start_error": 0,
+    "decay": 0,
+    "clip": 0,
+    "average": 0,
 }
 
 
 @dataclass(frozen=True)
 class Cell:
     """One student, its teacher and its training. Units: sigma in the data's units, lr per summed gradient.
+
+    An mlp student starts from a teacher network, which every student of the same teacher, shape, `teacher_*` and
+    `network_seed` (by default the student's own seed) shares; `start_error` is the size of an error added to that
+    start, over the size of the exact start's signal. `clip` 0 is no limit, `average` 0 and `decay` 0 are none.
 
     Raises ValueError naming the field and its value if one is out of range.
     """
@@ -61,14 +104,25 @@ class Cell:
     teacher_seed: int | None = None
 
     student: str = "linear"
+    width: int | None = None
+    depth: int | None = None
     start: str = "teacher"
     start_scale: float = 0.1
+    start_error: float = 0.0
     sigma_init: float = 80.0
+
+    teacher_steps: int | None = None
+    teacher_lr: float | None = None
+    teacher_batch: int | None = None
+    network_seed: int | None = None
+    real_score: str = "analytic"
+    reference: str = "analytic"
 
     fake_score: str = "exact"
     fake_lr: float | None = None
     fake_batch: int | None = None
     fake_updates: int | None = None
+    fake_warmup: int | None = None
     normaliser: str = "per-sample"
     reduction: str = "sum"
     sigma_law: str = "log-uniform"
@@ -83,6 +137,9 @@ class Cell:
     lr: float = 0.02
     batch: int = 64
     steps: int = 1000
+    decay: float = 0.0
+    clip: float = 0.0
+    average: float = 0.0
 
     measures: str = "all"
     seed: int = 0
@@ -93,26 +150,35 @@ class Cell:
             object.__setattr__(self, name, _coerced(name, getattr(self, name), kind))
         for name, allowed in (
             ("teacher", sorted(FAMILIES)),
-            ("student", STUDENTS),
-            ("start", STARTS),
+            ("student", tuple(STUDENTS)),
             ("fake_score", FAKE_SCORES),
             ("normaliser", NORMALISERS),
             ("reduction", REDUCTIONS),
             ("sigma_law", SIGMA_LAWS),
             ("optimiser", OPTIMISERS),
+            ("real_score", OWNERS),
+            ("reference", OWNERS),
             ("measures", MEASURES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.start not in STUDENTS[self.student]:
+            known = ", ".join(STUDENTS[self.student])
+            raise ValueError(f"start must be one of {known} for student {self.student}, got {self.start!r}")
         self._fill_options()
-        for name in ("start_scale", "sigma_init", "lr"):
-            if not getattr(self, name) > 0:
+        for name in ("start_scale", "sigma_init", "lr", "fake_lr", "teacher_lr"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name, least in (("dim", 1), ("batch", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+        for name, least in LEAST.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        if self.antithetic and self.batch % 2:
-            raise ValueError(f"batch must be even with antithetic noise, got {self.batch}")
+        if not self.decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {self.decay}")
+        if not self.average < 1:
+            raise ValueError(f"average must be in [0, 1), got {self.average}")
+        for name in ("batch", "fake_batch"):
+            if self.antithetic and (getattr(self, name) or 0) % 2:
+                raise ValueError(f"{name} must be even with antithetic noise, got {getattr(self, name)}")
         if self.algorithm_version != ALGORITHM_VERSION:
             raise ValueError(
                 f"algorithm_version must be {ALGORITHM_VERSION}, got {self.algorithm_version}: these are "
@@ -120,34 +186,45 @@ class Cell:
             )
         self.law()
         self.mixture()
-        if self.measures == "closed" and (self.teacher, self.student) != ("gaussian", "linear"):
-            raise ValueError(
-                f"measures closed needs a gaussian teacher and a linear student, got {self.teacher} and {self.student}"
-            )
-        if self.fake_score == "levels" and (self.teacher, self.student) != ("gaussian", "linear"):
-            raise ValueError(
-                "fake_score levels needs a gaussian teacher and a linear student, "
-                f"got {self.teacher} and {self.student}"
-            )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Raises ValueError for choices that are good each for itself, but not together."""
+        for name in ("measures", "fake_score"):
+            value = getattr(self, name)
+            if value in ("closed", "levels") and (self.teacher, self.student) != ("gaussian", "linear"):
+                raise ValueError(
+                    f"{name} {value} needs a gaussian teacher and a linear student, "
+                    f"got {self.teacher} and {self.student}"
+                )
         if self.fake_score == "levels" and self.sigma_law == "log-uniform":
             raise ValueError("sigma_law must have levels (karras, log-grid) with fake_score levels, got 'log-uniform'")
+        if self.student == "mlp":
+            if self.fake_score != "network":
+                raise ValueError(f"fake_score must be network for student mlp, got {self.fake_score!r}")
+            if self.start_error and self.start != "teacher":
+                raise ValueError(f"start_error {self.start_error} needs start teacher, got {self.start!r}")
+            return
+        if self.fake_score == "network":
+            raise ValueError(f"fake_score network needs student mlp, got {self.student!r}")
+        for name in ("real_score", "reference", "start_error", "network_seed"):
+            if getattr(self, name) not in (None, NEUTRAL.get(name)):
+                raise ValueError(f"{name} {getattr(self, name)} needs student mlp, got {self.student!r}")
 
     def _fill_options(self) -> None:
-        for name, (choice, values, default) in OPTIONS.items():
-            given = getattr(self, name)
-            if getattr(self, choice) in values:
-                object.__setattr__(self, name, default if given is None else given)
+        for name, (choice, defaults) in OPTIONS.items():
+            given, value = getattr(self, name), getattr(self, choice)
+            if value in defaults:
+                object.__setattr__(self, name, defaults[value] if given is None else given)
             elif given is not None:
-                raise ValueError(f"{name} means nothing with {choice} {getattr(self, choice)}, got {given}")
-        for name in ("fake_lr", "fake_batch", "fake_updates"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+                raise ValueError(f"{name} means nothing with {choice} {value}, got {given}")
 
     # -- identity ----------------------------------------------------------------------------------------------------
 
     def canonical(self) -> str:
         """The cell as JSON with sorted keys, without options that it does not use: equal cells give equal text."""
-        used = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        fields = dataclasses.asdict(self).items()
+        used = {name: value for name, value in fields if value is not None and value != NEUTRAL.get(name)}
         return json.dumps(used, sort_keys=True, allow_nan=False)
 
     @property
@@ -164,7 +241,7 @@ class Cell:
 
         Raises ValueError if a change names no field."""
         fields = dataclasses.asdict(self)
-        for name, (choice, _, _) in OPTIONS.items():
+        for name, (choice, _) in OPTIONS.items():
             if choice in changes and changes[choice] != fields[choice]:
                 fields[name] = None
         return cell_from({**fields, **changes})

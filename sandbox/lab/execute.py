@@ -10,7 +10,9 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -18,13 +20,45 @@ from sandbox.lab.cell import Cell
 from sandbox.lab.progress import Progress
 from sandbox.lab.store import Store
 from sandbox.lab.sweep import cost, packs
-from sandbox.lab.work import train_pack
+from sandbox.lab.teach import TeacherNetwork, network_of, network_packs, networks_of, train_networks
+from sandbox.lab.teach import cost as network_cost
+from sandbox.lab.work import Report, Weights, train_pack
 
 STATUS_FILE = "status.json"
 WATCH_SECONDS = 0.5
 KEEP_BYTES = 2**28
 
-Outcome = tuple[list[Cell], list | Exception]
+
+@dataclass(frozen=True)
+class Lesson:
+    """Teacher networks that train together."""
+
+    items: Sequence[TeacherNetwork]
+
+    @property
+    def cost(self) -> float:
+        return network_cost(self.items)
+
+    def train(self, report: Report | None) -> list:
+        return train_networks(self.items, report)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Cells that train together, with the teacher networks that they start from."""
+
+    items: Sequence[Cell]
+    networks: dict[str, Weights]
+
+    @property
+    def cost(self) -> float:
+        return cost(self.items)
+
+    def train(self, report: Report | None) -> list:
+        return train_pack(self.items, report, self.networks)
+
+
+Work = TypeVar("Work", Lesson, Pack)
 
 
 def available_cores() -> int:
@@ -56,37 +90,68 @@ def run(
         raise ValueError(f"pack must be >= 1, got {pack_size}")
     cells = list(dict.fromkeys(cells))
     todo = store.missing(cells)
+    absent = [network for network in networks_of(todo) if store.network(network.key) is None]
+    lessons = [Lesson(items) for items in network_packs(absent, pack_size)]
     work = packs(todo, pack_size)
     if len(work) < workers and scheduler is None and todo:
         work = packs(todo, max(1, -(-len(todo) // workers)))
-    with Progress(sum(map(cost, work)), len(cells), store.root / STATUS_FILE, quiet) as progress:
+    total = sum(lesson.cost for lesson in lessons) + sum(map(cost, work))
+
+    with Progress(total, len(cells), store.root / STATUS_FILE, quiet) as progress, contextlib.ExitStack() as stack:
         progress.count(finished=len(cells) - len(todo))
-        if scheduler is not None:
-            outcomes = _on_scheduler(work, scheduler, progress)
-        elif min(workers, len(work)) > 1:
-            outcomes = _on_local_workers(work, min(workers, len(work)), progress)
-        else:
-            outcomes = _in_this_process(work, progress)
-        # Closing the generator stops the workers, also when this loop is interrupted.
-        with contextlib.closing(outcomes):
-            for pack, outcome in outcomes:
-                if isinstance(outcome, Exception):
-                    progress.count(failed=len(pack))
-                    _say_failed(pack, outcome)
+        client = stack.enter_context(_executor(min(workers, len(work)), scheduler))
+        for lesson, outcome in train(client, sorted(lessons, key=lambda lesson: -lesson.cost), progress):
+            if isinstance(outcome, Exception):
+                _say_failed("teacher networks", lesson, outcome)
+                continue
+            for network, trained in zip(lesson.items, outcome, strict=True):
+                if isinstance(trained, ValueError):
+                    _say_failed("teacher networks", Lesson([network]), trained)
                     continue
-                for cell, (record, arrays) in zip(pack, outcome, strict=True):
-                    store.put(cell, record, arrays)
-                    progress.count(finished=1)
+                store.put_network(network.key, *trained)
+        ready = []
+        for items in work:
+            stored = {n.key: store.network(n.key) for n in networks_of(items)}
+            found = {key: network[1] for key, network in stored.items() if network}
+            able = [cell for cell in items if cell.student != "mlp" or network_of(cell).key in found]
+            progress.count(failed=len(items) - len(able))
+            if able:
+                ready.append(Pack(able, found))
+        for pack, outcome in train(client, ready, progress):
+            if isinstance(outcome, Exception):
+                progress.count(failed=len(pack.items))
+                _say_failed("students", pack, outcome)
+                continue
+            for cell, (record, arrays) in zip(pack.items, outcome, strict=True):
+                store.put(cell, record, arrays)
+                progress.count(finished=1)
         return progress.failed
 
 
-def _say_failed(pack: Sequence[Cell], error: Exception) -> None:
-    print(f"\n{len(pack)} students failed ({pack[0].canonical()}): {type(error).__name__}: {error}", file=sys.stderr)
+def _say_failed(what: str, pack: Lesson | Pack, error: Exception) -> None:
+    first = pack.items[0]
+    text = (first.cell.replace(seed=first.seed) if isinstance(first, TeacherNetwork) else first).canonical()
+    print(f"\n{len(pack.items)} {what} failed ({text}): {type(error).__name__}: {error}", file=sys.stderr)
     for line in traceback.format_exception(error)[-3:]:
         print(line.rstrip(), file=sys.stderr)
 
 
-def _in_this_process(work: list[list[Cell]], progress: Progress) -> Generator[Outcome, None, None]:
+@contextlib.contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator:
+    """A client of what trains packs, None for this process; leaving the context stops the workers."""
+    with contextlib.ExitStack() as stack:
+        if scheduler is not None:
+            yield stack.enter_context(_on_scheduler(scheduler))
+        else:
+            yield stack.enter_context(_on_local_workers(workers)) if workers > 1 else None
+
+
+def train(client, work: Sequence[Work], progress: Progress) -> Generator[tuple[Work, list | Exception], None, None]:
+    """Trains packs, yielding each with its results or with what stopped it; the order is not the work's."""
+    return _in_this_process(work, progress) if client is None else _results(client, work, progress)
+
+
+def _in_this_process(work: Sequence[Work], progress: Progress) -> Generator[tuple[Work, list | Exception], None, None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small batched products only lose by a second thread
     try:
@@ -96,8 +161,8 @@ def _in_this_process(work: list[list[Cell]], progress: Progress) -> Generator[Ou
         torch.set_num_threads(threads)
 
 
-def _reporter(pack: list[Cell], progress: Progress) -> Callable[[float], None]:
-    whole, told = cost(pack), 0.0
+def _reporter(pack: Lesson | Pack, progress: Progress) -> Report:
+    whole, told = pack.cost, 0.0
 
     def report(share: float) -> None:
         nonlocal told
@@ -107,15 +172,15 @@ def _reporter(pack: list[Cell], progress: Progress) -> Callable[[float], None]:
     return report
 
 
-def _attempt(pack: list[Cell], report: Callable[[float], None] | None = None) -> list | Exception:
+def _attempt(pack: Lesson | Pack, report: Report | None = None) -> list | Exception:
     """A pack's results, or the exception that stopped it: one pack that fails must not cost the others."""
     try:
-        return train_pack(pack, report)
+        return pack.train(report)
     except Exception as error:  # whatever it is, it is reported with its students
         return error
 
 
-def work_remotely(pack: list[Cell], index: int, topic: str) -> list | Exception:
+def work_remotely(pack: Lesson | Pack, index: int, topic: str) -> list | Exception:
     """What a dask worker runs; tells the scheduler under `topic` how far pack `index` is."""
     from distributed import get_worker
 
@@ -124,7 +189,8 @@ def work_remotely(pack: list[Cell], index: int, topic: str) -> list | Exception:
     return _attempt(pack, lambda share: worker.log_event(topic, {"pack": index, "share": share}))
 
 
-def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> Generator[Outcome, None, None]:
+@contextlib.contextmanager
+def _on_scheduler(address: str) -> Iterator:
     from distributed import Client
 
     try:
@@ -132,10 +198,11 @@ def _on_scheduler(work: list[list[Cell]], address: str, progress: Progress) -> G
     except (OSError, ValueError) as error:
         raise ConnectionError(f"scheduler {address} does not answer ({error or 'timed out'})") from None
     with client:
-        yield from _results(client, work, progress)
+        yield client
 
 
-def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) -> Generator[Outcome, None, None]:
+@contextlib.contextmanager
+def _on_local_workers(workers: int) -> Iterator:
     import dask
     from distributed import Client, LocalCluster
 
@@ -168,7 +235,7 @@ def _on_local_workers(work: list[list[Cell]], workers: int, progress: Progress) 
     ):
         # Should this process be killed outright, its workers have nobody to tell them to stop.
         client.run(end_with_parent)
-        yield from _results(client, work, progress)
+        yield client
 
 
 def end_with_parent() -> None:
@@ -183,7 +250,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def _results(client, work: list[list[Cell]], progress: Progress) -> Generator[Outcome, None, None]:
+def _results(client, work: Sequence[Work], progress: Progress) -> Generator[tuple[Work, list | Exception], None, None]:
     from distributed import as_completed
 
     topic = f"sandbox-{uuid.uuid4().hex}"
@@ -194,11 +261,13 @@ def _results(client, work: list[list[Cell]], progress: Progress) -> Generator[Ou
         # Events arrive in a thread of the client's, and may come after the result that they were ahead of.
         with lock:
             if share > told[index]:
-                progress.advance((share - told[index]) * cost(work[index]))
+                progress.advance((share - told[index]) * work[index].cost)
                 told[index] = share
 
     client.subscribe_topic(topic, lambda event: tell(event[1]["pack"], event[1]["share"]))
-    futures = {client.submit(work_remotely, pack, i, topic, pure=False, priority=-i): i for i, pack in enumerate(work)}
+    # Weights do not belong into a task's description, which the scheduler holds.
+    sent = [client.scatter(pack, hash=False) if isinstance(pack, Pack) and pack.networks else pack for pack in work]
+    futures = {client.submit(work_remotely, pack, i, topic, pure=False, priority=-i): i for i, pack in enumerate(sent)}
     for future in as_completed(list(futures), loop=client.loop):
         index = futures.pop(future)
         outcome = future.result() if future.status == "finished" else _exception_of(future)

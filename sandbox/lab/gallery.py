@@ -16,8 +16,8 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing", "phase")
-EXPERIMENTS = ("dimension", "phase")
+FIGURES = ("onset", "freedom", "pairing", "phase", "fate")
+EXPERIMENTS = ("dimension", "phase", "start_decides")
 
 
 class NothingToDraw(ValueError):
@@ -95,9 +95,9 @@ def draw(
             "versions": versions(),
         }
         if len(table):
-            table = (
-                table[list(module.COLUMNS)].sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
-            )
+            # Measures that none of the students has are empty columns.
+            table = table.reindex(columns=list(module.COLUMNS))
+            table = table.sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)
             missing = len(store.missing(sweep.cells()))
             if missing:
                 say(f"{name}: {missing} of {len(sweep.cells())} students are not there yet; drawn without them")

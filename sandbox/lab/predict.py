@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.reference import REFERENCE_SIGMA
-from sandbox.theory import copying, modes, one_dimension
+from sandbox.theory import copying, modes, network_start, one_dimension
 from sandbox.theory.flat import Flat
 from sandbox.theory.hypotheses import HypothesisError
 
@@ -105,6 +105,26 @@ def _by_modes(cell: Cell) -> Prediction:
         return float((lam * rho)[part].sum() / lam[part].sum()) if part.any() else math.nan
 
     return Prediction(mean(lam > 0), float(rho.mean()), mean(leading), mean(~leading), math.nan, "mode equations")
+
+
+def predict_network(cell: Cell, start: Mapping) -> dict[str, float]:
+    """What a network student's start and recipe say of its fate, before the first update: a hypothesis under test.
+
+    kept_cosine: the expected correlation with the teacher along the directions between its modes, weighted by their
+    variance; noise_to_start: the share of the squared start that the optimiser's noise is expected to add.
+
+    Args:
+        start: the start of its record."""
+    few = slice(0, len(start["gain"]))
+    lam, cosine, size = (np.array(start[name], dtype=float)[few] for name in ("variance", "cosine", "size"))
+    gain, noise = np.array(start["gain"]), np.array(start["noise"])
+    eta = min(start["noise_share"], 1 - 1e-6)
+    kept = network_start.kept_cosine(cosine, size, cell.lr, gain, noise, eta)
+    X = network_start.copying_number(size, 0.0, cell.lr, gain, noise, eta)
+    return {
+        "kept_cosine": float((lam * kept).sum() / lam.sum()),
+        "noise_to_start": float((lam * X**-2.0).sum() / lam.sum()),
+    }
 
 
 def settled_steps(cell: Cell) -> int:

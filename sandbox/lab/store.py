@@ -3,6 +3,7 @@
     <root>/schema.json               what the folder is
     <root>/cells/<key>.json          a finished student: its cell, status and numbers
     <root>/cells/<key>.npz           its trained weights, written before the JSON
+    <root>/networks/<key>.json, .npz a teacher network: how far from its teacher it ended, and its weights
 
 A student is finished when its JSON exists. Files are written beside their place, flushed to disk and renamed, so that a
 killed run leaves finished students and nothing half-written under a final name. A damaged file is named and skipped.
@@ -67,6 +68,7 @@ class Store:
     def __init__(self, root: str | Path, create: bool = True):
         self.root = Path(root)
         self.folder = self.root / "cells"
+        self.networks = self.root / "networks"
         schema = self.root / "schema.json"
         if schema.exists():
             try:
@@ -84,6 +86,7 @@ class Store:
         if create:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self.networks.mkdir(exist_ok=True)
                 if not schema.exists():
                     write_json(schema, {"schema_version": SCHEMA_VERSION})
                 else:  # a folder that can no longer be written is found now, not after an hour's training
@@ -119,13 +122,32 @@ class Store:
 
     def arrays(self, cell: Cell) -> dict[str, np.ndarray]:
         """A finished student's arrays; raises StoreError if they are missing or damaged."""
-        path = self.folder / f"{cell.key}.npz"
+        return _arrays(self.folder / f"{cell.key}.npz")
+
+    def network(self, key: str) -> tuple[dict, dict[str, np.ndarray]] | None:
+        """The record and the weights of a teacher network, or None; a damaged one is named and counts as absent."""
+        path = self.networks / f"{key}.json"
+        if not path.exists():
+            return None
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-            raise StoreError(f"{path} cannot be read: {problem}") from None
+            return json.loads(path.read_text()), _arrays(path.with_suffix(".npz"))
+        except (ValueError, OSError) as problem:
+            warnings.warn(f"{path} is damaged and was skipped ({problem})", stacklevel=2)
+            return None
+
+    def put_network(self, key: str, record: dict, weights: dict[str, np.ndarray]) -> None:
+        """Stores a teacher network: weights first, then the JSON that makes it count."""
+        write_atomically(self.networks / f"{key}.npz", lambda file: np.savez(file, **weights))  # type: ignore[arg-type]
+        write_json(self.networks / f"{key}.json", record)
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells that are not finished, in order."""
         return [cell for cell in cells if cell not in self]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+        raise StoreError(f"{path} cannot be read: {problem}") from None

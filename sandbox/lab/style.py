@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from sandbox.lab.store import write_bytes, write_json
 
@@ -20,9 +21,11 @@ SINGLE, DOUBLE = 3.4, 7.0  # inches
 
 # One colour per start, the same in every figure (Okabe & Ito 2008); they also differ in lightness.
 START = {"teacher": "#0072B2", "random": "#D55E00", "rotated": "#009E73"}
+# Students of a teacher network that is far from converged: the same start, hence a neighbouring hue.
+YOUNG = "#56B4E9"
 NULL = "#9A9A9A"
 THEORY = "#111111"
-MARKER = {"linear": "o", "affine": "D"}
+MARKER = {"linear": "o", "affine": "D", "mlp": "s"}
 
 RC = {
     **sns.axes_style("ticks"),
@@ -80,6 +83,14 @@ def panel_letter(ax: Axes, letter: str, text: str = "") -> None:
     ax.set_title(f"$\\bf{{{letter}}}$   {text}".rstrip(), loc="left", fontsize=8)
 
 
+def notes(ax: Axes, *lines: tuple[str, str], below: int = 0) -> None:
+    """Lines of text, each (text, colour), in the upper right corner, from line `below` on."""
+    for i, (text, color) in enumerate(lines, below):
+        ax.text(
+            0.97, 0.97 - 0.08 * i, text, color=color, ha="right", va="top", fontsize=7, transform=ax.transAxes, zorder=7
+        )
+
+
 def jitter(n: int, seed: int, width: float = 0.06) -> np.ndarray:
     """Factors that spread dots on a logarithmic axis, the same at every drawing."""
     return np.exp(np.random.default_rng(seed).uniform(-width, width, n))
@@ -111,6 +122,16 @@ def draw_mean(ax: Axes, band: pd.DataFrame, color: str, linestyle: str = "-") ->
     """A mean line and its interval as a band."""
     ax.fill_between(band["dim"], band["low"], band["high"], color=color, alpha=0.25, linewidth=0, zorder=2)
     ax.plot(band["dim"], band["mean"], color=color, linestyle=linestyle, zorder=4)
+
+
+def share_band(table: pd.DataFrame, hit: pd.Series) -> pd.DataFrame:
+    """Share of students at each dimension for which `hit` is true, with its 95 % Wilson interval: columns as
+    `mean_band`."""
+    rows = []
+    for dim, group in hit.groupby(table["dim"]):
+        interval = binomtest(int(group.sum()), len(group)).proportion_ci(0.95, method="wilson")
+        rows.append((dim, group.mean(), interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["dim", "mean", "low", "high"], dtype=float)
 
 
 def write_figure(fig: Figure, table: pd.DataFrame, manifest: dict, folder: Path, name: str) -> list[Path]:

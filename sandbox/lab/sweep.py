@@ -17,6 +17,9 @@ Value = Any | Callable[[dict], Any]
 # Price of a step whatever the pack's size, in units of `cost`, and the largest share of a step that it may be.
 STEP_COST, STEP_SHARE = 1.0, 0.1
 
+# The same for networks, and the time in which one of them is measured.
+NETWORK_STEP, MEASURE_COST = 5.0, 4000.0
+
 # What may differ between the students of a pack: it changes no tensor's shape and no step of the loop.
 RIDES_A_PACK = (
     "seed",
@@ -31,6 +34,8 @@ RIDES_A_PACK = (
     "std",
     "teacher_seed",
 )
+# Network students of one pack share their teacher and its preconditioning, and one module.
+RIDES_A_NETWORK_PACK = ("seed", "lr", "start_error", "network_seed", "teacher_steps", "teacher_lr", "teacher_batch")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Sweep:
         arms: {arm: fields}; a field may be a function of the fields resolved before it (in the order base, axes, arm,
             derived), as in lr=lambda cell: 0.64 / cell["dim"].
         axes: {field: values}, all combinations.
+        own_axes: {arm: {field: values}}: axes that replace or extend the sweep's in one arm.
         derived: {field: function of a finished Cell}, applied last, as for the number of steps that a cell needs.
     """
 
@@ -50,6 +56,7 @@ class Sweep:
     base: Mapping[str, Value] = field(default_factory=dict)
     arms: Mapping[str, Mapping[str, Value]] = field(default_factory=lambda: {"all": {}})
     axes: Mapping[str, Sequence] = field(default_factory=dict)
+    own_axes: Mapping[str, Mapping[str, Sequence]] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Cell], Any]] = field(default_factory=dict)
 
     def students(self) -> list[tuple[str, Cell]]:
@@ -64,15 +71,19 @@ class Sweep:
         # Derived values do not depend on the seed: one evaluation per condition.
         cache: dict[Cell, dict] = {}
         for arm, overrides in self.arms.items():
-            for axis, values in self.axes.items():
+            axes = {**self.axes, **self.own_axes.get(arm, {})}
+            for axis, values in axes.items():
                 if not len(values):
                     raise ValueError(f"{axis} must have at least one value, got none")
-            for combination in itertools.product(*self.axes.values()):
+            for combination in itertools.product(*axes.values()):
                 fields: dict[str, Any] = {}
-                for layer in (self.base, dict(zip(self.axes, combination, strict=True)), overrides):
+                for layer in (self.base, dict(zip(axes, combination, strict=True)), overrides):
                     for name, value in layer.items():
                         fields[name] = value(fields) if callable(value) else value
-                cell = cell_from(fields)
+                try:
+                    cell = cell_from(fields)
+                except ValueError as error:
+                    raise ValueError(f"{error} (arm {arm!r})") from None
                 condition = cell.condition()
                 if condition not in cache:
                     cache[condition] = {name: rule(condition) for name, rule in self.derived.items()}
@@ -84,8 +95,9 @@ class Sweep:
         return list(dict.fromkeys(cell for _, cell in self.students()))
 
     def narrowed(self, axes: Mapping[str, Sequence]) -> Sweep:
-        """The sweep with some axes replaced or added."""
-        return dataclasses.replace(self, axes={**self.axes, **axes})
+        """The sweep with some axes replaced or added, in every arm."""
+        kept = {arm: {name: v for name, v in own.items() if name not in axes} for arm, own in self.own_axes.items()}
+        return dataclasses.replace(self, axes={**self.axes, **axes}, own_axes=kept)
 
 
 def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
@@ -97,12 +109,13 @@ def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
         raise ValueError(f"pack must be >= 1, got {size}")
     shelves: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        fixed = tuple(sorted((k, v) for k, v in dataclasses.asdict(cell).items() if k not in RIDES_A_PACK))
+        rides = RIDES_A_NETWORK_PACK if cell.student == "mlp" else RIDES_A_PACK
+        fixed = tuple(sorted((k, v) for k, v in dataclasses.asdict(cell).items() if k not in rides))
         # Teachers of one pack are stacked, so they must be of one covariance type.
         shelves.setdefault((fixed, bool(cell.exponent)), []).append(cell)
     grouped = []
     for shelf in shelves.values():
-        enough = STEP_COST * (1 / STEP_SHARE - 1) / _student_cost(shelf[0])
+        enough = _step_cost(shelf[0]) * (1 / STEP_SHARE - 1) / _student_cost(shelf[0])
         parts = max(1, round(len(shelf) / enough), math.ceil(len(shelf) / size))
         chunk = math.ceil(len(shelf) / parts)
         grouped += [shelf[i : i + chunk] for i in range(0, len(shelf), chunk)]
@@ -111,12 +124,31 @@ def packs(cells: Iterable[Cell], size: int = 16) -> list[list[Cell]]:
 
 def cost(pack: Sequence[Cell]) -> float:
     """A pack's training time in milliseconds of one laptop core: fixed price, noise, products, eigendecomposition."""
-    return pack[0].steps * (STEP_COST + len(pack) * _student_cost(pack[0]))
+    first = pack[0]
+    training = first.steps * (_step_cost(first) + len(pack) * _student_cost(first))
+    if first.student != "mlp":
+        return training
+    warm_up = (first.fake_warmup or 0) * network_pass(first, len(pack), first.fake_batch)
+    return training + warm_up + len(pack) * MEASURE_COST
+
+
+def _step_cost(cell: Cell) -> float:
+    """What a step costs whatever the pack's size."""
+    return STEP_COST if cell.student != "mlp" else network_pass(cell, 0, 0) * (1 + (cell.fake_updates or 0))
 
 
 def _student_cost(cell: Cell) -> float:
     d, B = cell.dim, cell.batch
+    if cell.student == "mlp":
+        updates = cell.fake_updates or 0
+        return network_pass(cell, 1, B + updates * (cell.fake_batch or 0)) - network_pass(cell, 0, 0)
     return 0.02 + 2e-5 * B * d + 5e-7 * B * d**2 + 1.5e-6 * d**3
+
+
+def network_pass(cell: Cell, size: int, batch: int | None) -> float:
+    """Milliseconds of one update of a pack of a cell's networks."""
+    width, depth = cell.width or 1, cell.depth or 1
+    return NETWORK_STEP + size * (batch or 0) * (depth * width * (2.5e-5 + 1.9e-7 * width) + 6e-5 * cell.dim)
 
 
 def axis_values(text: str | Sequence, kind: Callable = float) -> list:

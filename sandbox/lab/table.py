@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sandbox.lab.cell import Cell
-from sandbox.lab.predict import Prediction, predict, predicted_onset
+from sandbox.lab.predict import Prediction, predict, predict_network, predicted_onset
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep
 from sandbox.measure.onset import onset
@@ -34,7 +34,9 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
         row = {"arm": arm, "key": cell.key, "status": record["status"], **dataclasses.asdict(cell)}
         row |= {name: np.nan if value is None else value for name, value in record["measures"].items()}
         row |= _predicted(cell)
-        if cell.dim <= weights_up_to and record["status"] == "done":
+        if "start" in record:
+            row |= predict_network(cell, record["start"])
+        if cell.student == "linear" and cell.dim <= weights_up_to and record["status"] == "done":
             row |= _weights(store, cell)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from sandbox.lab import cell as cells
-from sandbox.lab.cell import Cell, cell_from
+from sandbox.lab.cell import LEAST, NEUTRAL, OPTIONS, STUDENTS, Cell, cell_from, field_types
 
 RING = {"teacher": "ring", "dim": 2, "modes": 5, "radius": 2.0, "std": 0.2}
 RANDOM = {"teacher": "random", "dim": 2, "separation": 1.0, "teacher_seed": 1}
@@ -16,6 +16,7 @@ RANDOM = {"teacher": "random", "dim": 2, "separation": 1.0, "teacher_seed": 1}
 ADAM = {"optimiser": "adam"}
 GRID = {"sigma_law": "log-grid"}
 LEARNED = {"fake_score": "levels", **GRID}
+MLP = {"student": "mlp", "fake_score": "network"}
 
 # For each field, a base cell and another value of the field.
 CHANGES = {
@@ -36,6 +37,16 @@ CHANGES = {
     "fake_lr": (LEARNED, 0.2),
     "fake_batch": (LEARNED, 32),
     "fake_updates": (LEARNED, 5),
+    "fake_warmup": (MLP, 0),
+    "width": (MLP, 32),
+    "depth": (MLP, 1),
+    "start_error": (MLP, 0.5),
+    "teacher_steps": (MLP, 100),
+    "teacher_lr": (MLP, 1e-3),
+    "teacher_batch": (MLP, 64),
+    "network_seed": (MLP, 1),
+    "real_score": (MLP, "network"),
+    "reference": (MLP, "network"),
     "normaliser": ({}, "batch"),
     "reduction": ({}, "mean"),
     "sigma_law": ({}, "karras"),
@@ -50,6 +61,9 @@ CHANGES = {
     "lr": ({}, 0.01),
     "batch": ({}, 32),
     "steps": ({}, 7),
+    "decay": ({}, 0.3),
+    "clip": ({}, 1.0),
+    "average": ({}, 0.9),
     "seed": ({}, 1),
 }
 # This has one value, so that no change of it can be made.
@@ -104,6 +118,100 @@ def test_the_key_is_the_hash_of_the_canonical_text():
     assert Cell().key == hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def test_the_canonical_text_of_a_network_student():
+    fields = {
+        "teacher": "ring",
+        "dim": 2,
+        "modes": 5,
+        "student": "mlp",
+        "width": 64,
+        "depth": 2,
+        "start": "teacher",
+        "start_scale": 0.1,
+        "start_error": 0.25,
+        "sigma_init": 80.0,
+        "teacher_steps": 3000,
+        "teacher_lr": 0.01,
+        "teacher_batch": 256,
+        "network_seed": 4,
+        "reference": "network",
+        "fake_score": "network",
+        "fake_lr": 0.001,
+        "fake_batch": 128,
+        "fake_updates": 5,
+        "fake_warmup": 500,
+        "normaliser": "per-sample",
+        "reduction": "sum",
+        "sigma_law": "karras",
+        "sigma_min": 0.02,
+        "sigma_max": 80.0,
+        "antithetic": False,
+        "optimiser": "adam",
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr": 0.02,
+        "batch": 64,
+        "steps": 1000,
+        "clip": 10.0,
+        "measures": "all",
+        "seed": 3,
+        "algorithm_version": 1,
+    }
+    given = {"teacher": "ring", "dim": 2, "modes": 5, "sigma_law": "karras", "optimiser": "adam", "clip": 10, "seed": 3}
+    cell = Cell(**MLP, **given, start_error=0.25, network_seed=4, reference="network")
+    assert cell.canonical() == json.dumps(fields, sort_keys=True)
+    assert cell_from(json.loads(cell.canonical())) == cell
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_a_field_at_the_value_that_changes_nothing_is_not_in_the_text(name):
+    base, value = CHANGES[name]
+    assert name not in json.loads(cell_from({**base, name: NEUTRAL[name]}).canonical())
+    assert json.loads(cell_from({**base, name: value}).canonical())[name] == value
+    # It is also the value of a cell that does not mention it.
+    assert getattr(Cell(), name) == NEUTRAL[name]
+
+
+def test_options_of_networks_are_not_in_a_linear_students_text():
+    owned = [
+        name for name, (choice, defaults) in OPTIONS.items() if choice == "student" or defaults.keys() == {"network"}
+    ]
+    assert {"width", "depth", "teacher_steps", "teacher_lr", "teacher_batch", "fake_warmup"} == set(owned)
+    assert not set(owned) & json.loads(Cell().canonical()).keys()
+
+
+def test_a_change_of_student_brings_that_students_defaults():
+    mlp = Cell(**GRID, fake_score="levels", fake_lr=0.3).replace(**MLP)
+    assert (mlp.width, mlp.depth, mlp.teacher_steps, mlp.fake_warmup) == (64, 2, 3000, 500)
+    assert (mlp.fake_lr, mlp.fake_batch, mlp.fake_updates) == (1e-3, 128, 5)
+    back = mlp.replace(student="linear", fake_score="exact")
+    assert back == Cell(**GRID)
+    assert back.width is back.teacher_lr is back.fake_warmup is None
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_kind_of_student_knows_its_own_starts(student):
+    base = MLP if student == "mlp" else {"student": student}
+    every = {start for starts in STUDENTS.values() for start in starts}
+    for start in STUDENTS[student]:
+        assert Cell(**base, start=start).start == start
+    for start in every - set(STUDENTS[student]):
+        known = ", ".join(STUDENTS[student])
+        with pytest.raises(ValueError, match=f"start must be one of {known} for student {student}, got '{start}'"):
+            Cell(**base, start=start)
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_a_value_below_the_least_is_named(name):
+    base, _ = CHANGES[name]
+    kind, _ = field_types()[name]
+    bad = LEAST[name] - 1 if kind is int else LEAST[name] - 0.5
+    with pytest.raises(ValueError, match=f"{name} must be >= {LEAST[name]}, got {bad}"):
+        cell_from({**base, name: bad})
+    if kind is int and name != "dim":
+        assert getattr(cell_from({**base, name: LEAST[name]}), name) == LEAST[name]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -133,7 +241,7 @@ def test_a_cell_survives_its_canonical_text():
     ("fields", "value"),
     [
         ({"teacher": "donut"}, "donut"),
-        ({"student": "mlp"}, "mlp"),
+        ({"student": "conv"}, "conv"),
         ({"start": "warm"}, "warm"),
         ({"normaliser": "layer"}, "layer"),
         ({"reduction": "max"}, "max"),
@@ -162,6 +270,28 @@ def test_a_cell_survives_its_canonical_text():
         ({"modes": 0, "teacher": "ring"}, "0"),
         ({"algorithm_version": 99}, "99"),
         ({"lr": None}, "None"),
+        ({"decay": 1.01}, "1.01"),
+        ({"decay": -0.1}, "-0.1"),
+        ({"average": 1.0}, "1.0"),
+        ({"average": -0.5}, "-0.5"),
+        ({"clip": -1.0}, "-1.0"),
+        ({"clip": math.inf}, "inf"),
+        ({"start": "rotated", **MLP}, "rotated"),
+        ({"start": "residual"}, "residual"),
+        ({"width": 0, **MLP}, "0"),
+        ({"depth": 1.5, **MLP}, "1.5"),
+        ({"teacher_steps": -1, **MLP}, "-1"),
+        ({"teacher_lr": 0.0, **MLP}, "0.0"),
+        ({"teacher_batch": 0, **MLP}, "0"),
+        ({"network_seed": -1, **MLP}, "-1"),
+        ({"start_error": -0.1, **MLP}, "-0.1"),
+        ({"fake_lr": 0, **MLP}, "0"),
+        ({"fake_updates": 0, **MLP}, "0"),
+        ({"fake_warmup": -1, **MLP}, "-1"),
+        ({"fake_batch": 7, "antithetic": True, **MLP}, "7"),
+        ({"fake_batch": 7, "antithetic": True, **LEARNED}, "7"),
+        ({"real_score": "student", **MLP}, "student"),
+        ({"reference": "student", **MLP}, "student"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(fields, value):
@@ -185,6 +315,20 @@ def test_a_bad_value_is_named_with_its_field(fields, value):
         ({"fake_score": "levels"}, "sigma_law must have levels.*log-uniform"),
         ({**LEARNED, "student": "affine"}, "fake_score levels needs.*affine"),
         ({"measures": "closed", "teacher": "ring"}, "measures closed needs.*ring"),
+        ({"measures": "closed", **MLP}, "measures closed needs a gaussian teacher and a linear student.*mlp"),
+        ({**MLP, **LEARNED}, "fake_score levels needs a gaussian teacher and a linear student.*mlp"),
+        ({"student": "mlp"}, "fake_score must be network for student mlp, got 'exact'"),
+        ({"fake_score": "network"}, "fake_score network needs student mlp, got 'linear'"),
+        ({"fake_score": "network", "student": "affine"}, "fake_score network needs student mlp, got 'affine'"),
+        ({"width": 64}, "width means nothing with student linear, got 64"),
+        ({"teacher_lr": 0.1, "student": "affine"}, "teacher_lr means nothing with student affine, got 0.1"),
+        ({"fake_warmup": 5, **LEARNED}, "fake_warmup means nothing with fake_score levels, got 5"),
+        ({"real_score": "network"}, "real_score network needs student mlp, got 'linear'"),
+        ({"reference": "network"}, "reference network needs student mlp, got 'linear'"),
+        ({"start_error": 0.5}, "start_error 0.5 needs student mlp, got 'linear'"),
+        ({"network_seed": 0}, "network_seed 0 needs student mlp, got 'linear'"),
+        ({"start_error": 0.5, "start": "residual", **MLP}, "start_error 0.5 needs start teacher, got 'residual'"),
+        ({"start_error": 0.5, "start": "random", **MLP}, "start_error 0.5 needs start teacher, got 'random'"),
         ({"teacher": "ring", "variance": 1.0}, "variance.*ring"),
         ({"dimension": 4}, "dimension is not a field.*dim"),
         ({"Dim": 4}, "Dim is not a field"),

@@ -25,6 +25,8 @@ def tiny():
     base = {**dimension.BASE, "sigma_init": 1.0, "start_scale": 0.7, "steps": 40}
     sweep = dataclasses.replace(dimension.PRESETS["smoke"], base=base, derived={})
     sweep = sweep.narrowed({"dim": (2, 4), "seed": (0, 1)})
+    # One network student of each arm: measuring a mixture's student takes seconds.
+    sweep = dataclasses.replace(sweep, own_axes={arm: {"dim": (2,), "seed": (0,)} for arm in dimension.NETWORKS})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(dimension.PRESETS, "tiny", sweep)
         yield sweep
@@ -120,7 +122,10 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
     ("call", "words"),
     [
         (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
-        (lambda: experiment("width", "quick"), "experiment must be one of dimension, phase, got 'width'"),
+        (
+            lambda: experiment("width", "quick"),
+            "experiment must be one of dimension, phase, start_decides, got 'width'",
+        ),
         (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
     ],
 )

@@ -143,6 +143,75 @@ def test_altered_arrays_are_named(tmp_path):
         store.arrays(cell)
 
 
+WEIGHTS = {"net.inward": np.random.default_rng(1).standard_normal((3, 2)).astype("float32")}
+NETWORK = {"cell": {"dim": 2}, "seed": 1, "levels": [0.1, 80.0], "error": [0.1 + 0.2, 1e-30]}
+
+
+def test_a_network_is_got_back_exactly(tmp_path):
+    assert Store(tmp_path / "results").network("abc") is None
+    Store(tmp_path / "results").put_network("abc", NETWORK, WEIGHTS)
+    again = Store(tmp_path / "results", create=False)
+    record, weights = again.network("abc")
+    assert record == NETWORK
+    assert {name: (w.dtype, w.tobytes()) for name, w in weights.items()} == {
+        name: (w.dtype, w.tobytes()) for name, w in WEIGHTS.items()
+    }
+    assert again.network("abd") is None
+    assert listing(tmp_path / "results") == ["networks/abc.json", "networks/abc.npz", "schema.json"]
+
+
+def test_a_folder_without_networks_has_none(tmp_path):
+    """As it was written before there were any."""
+    store = Store(tmp_path)
+    store.put(Cell(), RECORD, ARRAYS)
+    store.networks.rmdir()
+    assert Store(tmp_path, create=False).network("abc") is None
+    Store(tmp_path).put_network("abc", NETWORK, WEIGHTS)
+    assert Cell() in Store(tmp_path)
+    assert Store(tmp_path).network("abc") is not None
+
+
+def test_a_network_counts_only_once_its_json_is_there(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+
+    def fail(path, content):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(stores, "write_json", fail)
+    with pytest.raises(OSError, match="disk full"):
+        store.put_network("abc", NETWORK, WEIGHTS)
+    assert store.network("abc") is None
+    assert listing(tmp_path) == ["networks/abc.npz", "schema.json"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".json", b""),
+        (".json", b'{"levels": [0.'),
+        (".json", b"\xff\xfe\x00"),
+        (".npz", None),
+        (".npz", b""),
+        (".npz", b"PK\x03\x04 half a zip"),
+        (".npz", b"text"),
+    ],
+)
+def test_a_damaged_network_is_named_and_skipped(tmp_path, suffix, content):
+    store = Store(tmp_path)
+    for key in ("good", "bad"):
+        store.put_network(key, NETWORK, WEIGHTS)
+    path = tmp_path / "networks" / f"bad{suffix}"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.warns(UserWarning, match="bad.json is damaged and was skipped"):
+        assert store.network("bad") is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.network("good")[0] == NETWORK
+    # Trained again, it takes the damaged one's place.
+    store.put_network("bad", NETWORK, WEIGHTS)
+    assert store.network("bad")[1]["net.inward"].tobytes() == WEIGHTS["net.inward"].tobytes()
+
+
 @pytest.mark.parametrize("create", [True, False])
 def test_another_schema_version_is_refused_with_what_to_do(tmp_path, create):
     (tmp_path / "schema.json").write_text('{"schema_version": 7}')

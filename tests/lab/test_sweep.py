@@ -3,7 +3,7 @@
 import pytest
 
 from sandbox.lab.cell import Cell
-from sandbox.lab.sweep import RIDES_A_PACK, Sweep, axis_values, cost, packs
+from sandbox.lab.sweep import RIDES_A_NETWORK_PACK, RIDES_A_PACK, Sweep, axis_values, cost, packs
 
 
 def test_arms_come_first_and_the_last_axis_is_the_fastest():
@@ -27,7 +27,7 @@ def test_derived_values_come_last_once_per_condition():
         asked.append(cell)
         return 10 * cell.dim + cell.batch
 
-    sweep = Sweep("s", {"batch": 4}, {"a": {}}, {"dim": (2, 3), "seed": (0, 1, 2)}, {"steps": steps})
+    sweep = Sweep("s", {"batch": 4}, {"a": {}}, {"dim": (2, 3), "seed": (0, 1, 2)}, derived={"steps": steps})
     assert [(c.dim, c.seed, c.steps) for c in sweep.cells()] == [(d, s, 10 * d + 4) for d in (2, 3) for s in (0, 1, 2)]
     assert [c.dim for c in asked] == [2, 3]
 
@@ -49,7 +49,8 @@ def test_a_narrowed_sweep_replaces_its_axes():
     ("sweep", "words"),
     [
         (Sweep("s", axes={"dim": ()}), "dim must have at least one value"),
-        (Sweep("s", {"width": 3}), "width is not a field"),
+        (Sweep("s", {"breadth": 3}), "breadth is not a field"),
+        (Sweep("s", {"width": 3}), "width means nothing with student linear, got 3"),
         (Sweep("s", axes={"dims": (1,)}), "dims is not a field"),
         (Sweep("s", arms={"a": {"lr": -1}}), "lr must be > 0, got -1"),
         (Sweep("s", derived={"steps": lambda c: 0}), "steps must be >= 1, got 0"),
@@ -83,6 +84,69 @@ def test_packs_hold_every_cell_once_with_its_like(size):
     # Cells that differ in nothing but their seed do ride together.
     assert max(map(len, found)) == min(size, 7)
     assert [cost(pack) for pack in found] == sorted(map(cost, found), reverse=True)
+
+
+MLP = Cell(teacher="random", dim=2, student="mlp", fake_score="network", width=8, depth=1)
+# Values of fields that network students of one pack share, and of fields in which they may differ.
+ALIKE = {
+    "teacher": "gaussian",
+    "dim": 3,
+    "modes": 5,
+    "separation": 2.0,
+    "std": 0.2,
+    "teacher_seed": 1,
+    "width": 16,
+    "depth": 2,
+    "start": "residual",
+    "sigma_init": 40.0,
+    "real_score": "network",
+    "reference": "network",
+    "fake_lr": 1e-2,
+    "fake_batch": 16,
+    "fake_updates": 2,
+    "fake_warmup": 7,
+    "batch": 32,
+    "steps": 7,
+    "decay": 0.3,
+    "clip": 1.0,
+    "average": 0.9,
+    "antithetic": True,
+}
+RIDING = {
+    "seed": 1,
+    "lr": 0.1,
+    "start_error": 0.5,
+    "network_seed": 3,
+    "teacher_steps": 7,
+    "teacher_lr": 0.1,
+    "teacher_batch": 16,
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_network_students_of_different_teachers_or_training_share_no_pack(name):
+    other = MLP.replace(**{name: ALIKE[name]})
+    assert sorted(map(len, packs([MLP, other, MLP.replace(seed=1), other.replace(seed=1)]))) == [2, 2]
+
+
+def test_network_students_that_differ_in_what_rides_share_one():
+    assert set(RIDING) == set(RIDES_A_NETWORK_PACK)
+    cells = [MLP, *(MLP.replace(**{name: value}) for name, value in RIDING.items())]
+    assert packs(cells) == [cells]
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_packs_of_network_and_linear_students_hold_every_cell_once(size):
+    linear = [Cell(teacher="random", dim=2, seed=i) for i in range(5)]
+    networks = [MLP.replace(seed=i, sigma_init=sigma) for sigma in (80.0, 10.0) for i in range(5)]
+    found = packs(linear + networks, size)
+    assert sorted(c.key for pack in found for c in pack) == sorted(c.key for c in linear + networks)
+    assert all(len(pack) <= size and len({(c.student, c.sigma_init) for c in pack}) == 1 for pack in found)
+
+
+@pytest.mark.parametrize("field", ["width", "depth", "steps", "fake_updates", "fake_warmup", "fake_batch", "batch"])
+def test_a_network_student_costs_more_the_more_there_is_to_do(field):
+    assert cost([MLP]) < cost([MLP.replace(**{field: 2 * getattr(MLP, field)})])
 
 
 def test_a_pack_costs_less_than_its_students_alone_and_more_than_one():
@@ -126,3 +190,19 @@ def test_axis_values_name_what_they_cannot_read(text, named):
     with pytest.raises(ValueError, match="an axis") as caught:
         axis_values(text, int)
     assert named in str(caught.value)
+
+
+def test_an_arm_may_have_axes_of_its_own():
+    sweep = Sweep("s", {}, {"a": {}, "b": {}}, {"dim": (2, 4), "seed": (0, 1)}, {"b": {"dim": (8,), "lr": (0.1, 0.2)}})
+    found = [(arm, c.dim, c.seed, c.lr) for arm, c in sweep.students()]
+    assert found[:4] == [("a", d, s, 0.02) for d in (2, 4) for s in (0, 1)]
+    assert found[4:] == [("b", 8, s, lr) for s in (0, 1) for lr in (0.1, 0.2)]
+    # What a user narrows, no arm keeps for itself.
+    narrow = sweep.narrowed({"dim": (3,)})
+    assert [(arm, c.dim) for arm, c in narrow.students()] == [("a", 3)] * 2 + [("b", 3)] * 4
+
+
+def test_a_value_that_one_arm_cannot_take_names_the_arm():
+    sweep = Sweep("s", {}, {"a": {}, "mixture": {"teacher": "random"}}, {"exponent": (1.0,)})
+    with pytest.raises(ValueError, match=r"exponent is not an option of family 'random'.*\(arm 'mixture'\)"):
+        sweep.students()
