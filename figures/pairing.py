@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """The figure from one row per student; students chosen by the rule in the caption."""
     fig = style.figure(style.DOUBLE, 2.15)
     axes = fig.subplots(1, 4)
-    plane = gated(table[table["dim"] == 2])
+    plane = gated(table[(table["dim"] == 2) & (table["student"] == "linear")])
     plane = plane[~plane["arm"].str.contains("power law")]
     own, random = plane[plane["start"] == "teacher"], plane[plane["start"] == "random"]
     shown: list[tuple] = [("teacher $T$", _teacher, None)]

@@ -1,0 +1,28 @@
+"""Does a network student's start decide whether it copies? Its fate against what is known before the first update.
+
+Network students of one recipe from teacher networks of very different convergence (50 to 3000 updates on the
+closed-form denoiser), at three learning rates: each student's start is compared with the exact one-step denoiser, and
+each recipe's noise with its gradient, before it trains. Whether the student then copies is counted afterwards.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import NETWORK
+from sandbox.lab.sweep import Sweep
+
+
+def _sweep(
+    dims: tuple[int, ...], convergence: tuple[int, ...], rates: tuple[float, ...], seeds: int, **fields
+) -> Sweep:
+    arms = {f"lr {lr:g}": {**NETWORK, "lr": lr, **fields} for lr in rates}
+    return Sweep("start_decides", {}, arms, {"dim": dims, "teacher_steps": convergence, "seed": tuple(range(seeds))})
+
+
+CONVERGENCE = (50, 100, 200, 400, 3000)
+RATES = (5e-4, 1e-3, 2e-3)
+
+PRESETS = {
+    "smoke": _sweep((2,), (4, 8), (1e-3, 2e-3), 2, width=8, depth=1, steps=4, fake_warmup=4),
+    "quick": _sweep((2, 4, 8), CONVERGENCE, RATES, 5),
+    "full": _sweep((2, 4, 8, 16, 32), CONVERGENCE, RATES, 16),
+}
