@@ -35,7 +35,7 @@ def levels(control: str, count: int) -> list[float]:
 
 def _sweep(count: int, dims: Sequence[int], seeds: int) -> Sweep:
     arms = {f"{control} {value:g}": {control: value} for control in CONTROLS for value in levels(control, count)}
-    return Sweep("phase", BASE, arms, {"dim": tuple(dims), "seed": tuple(range(seeds))}, DERIVED)
+    return Sweep("phase", BASE, arms, {"dim": tuple(dims), "seed": tuple(range(seeds))}, derived=DERIVED)
 
 
 PRESETS = {

@@ -111,7 +111,7 @@ def _networks(cells: Sequence[Cell], teachers: GaussianMixture, weights: Sequenc
     students = _starts(cells, teachers, networks)
     fake = NetworkFake.of(
         networks,
-        Adam(first.fake_lr or 0, first.beta1 or 0.0, first.beta2 or 0.999),
+        Adam(first.fake_lr or 0, first.beta1 or 0.0, 0.999 if first.beta2 is None else first.beta2),
         ALL_BINS,
         first.dim,
         sigma_data=networks.module.sigma_data,

@@ -374,14 +374,14 @@ class TestNetworks:
 def test_two_workers_give_the_same_bits_to_network_students(tmp_path):
     # Measured in full, as workers do. Some of LAPACK's results differ from process to process, in many dimensions more
     # often than in two.
-    cells = [MLP.replace(dim=dim, seed=seed) for dim, seed in ((2, 0), (2, 1), (17, 0))]
+    cells = [MLP.replace(dim=dim) for dim in (2, 17)]
     cells.append(MLP.replace(teacher_lr=1e12))
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     assert run(cells, one, quiet=True) == 1
     assert run(cells, two, workers=2, pack_size=2, quiet=True) == 1
-    assert contents(two, cells[:3]) == contents(one, cells[:3])
+    assert contents(two, cells[:2]) == contents(one, cells[:2])
     assert lessons(two) == lessons(one)
-    assert len(lessons(two)) == 3
+    assert len(lessons(two)) == 2
 
 
 SWEEP = [Cell(dim=2, steps=400, lr=lr, seed=seed) for lr in (0.01, 0.02) for seed in range(12)]
