@@ -15,12 +15,13 @@ from sandbox.measure.onset import THRESHOLD
 NEEDS = "start_decides"
 CAPTION = (
     "Fate against start. Network students of a mixture of eight modes, from teacher networks of 50 to 3000 updates, at "
-    "three learning rates; real score and reference map are the analytic ones. a-c, final displacement (0 copy, 1 "
+    "three learning rates; real score and reference map are the analytic ones. Left, final displacement (0 copy, 1 "
     "independent) against the cosine between the student's first output and the exact one-step denoiser, linear parts, "
     "along the directions between the modes: known before distillation. Dots: students, lighter at higher learning "
     "rate; hollow: failed the law gate; dotted: displacement 1/2. Black line: 1 - cosine, the displacement of a "
-    "student that keeps its start's angle; nothing fitted. d, ROC curves of that cosine for copying (displacement < "
-    "1/2) among students that pass the gate, with the area and its 95 % interval over students; diagonal: chance."
+    "student that keeps its start's angle; nothing fitted. Last panel, ROC curves of that cosine for copying "
+    "(displacement < 1/2) among students that pass the gate, with the area and its 95 % interval over students (each start "
+    "is shared by three students, one per learning rate); diagonal: chance."
 )
 COLUMNS = (
     *IDENTITY,
@@ -40,14 +41,12 @@ def draw(table: pd.DataFrame) -> Figure:
     """The figure from one row per student."""
     table = table[(table["status"] == "done") & table["start_cosine_between"].notna()]
     dims = sorted(table["dim"].unique())[:3]
-    fig = style.figure(style.DOUBLE, 2.2)
-    axes = fig.subplots(1, 4, width_ratios=(1, 1, 1, 1.15))
+    fig = style.figure(style.DOUBLE * (len(dims) + 1) / 4, 2.2)
+    axes = fig.subplots(1, len(dims) + 1, width_ratios=[1] * len(dims) + [1.15])
     for letter, ax, dim in zip("abc", axes, dims):
         _fates(ax, letter, table[table["dim"] == dim], dim)
-    for ax in axes[len(dims) : 3]:
-        ax.set_axis_off()
     axes[0].set_ylabel("displacement $\\rho$")
-    _curves(axes[3], gated(table), dims)
+    _curves(axes[-1], "abcd"[len(dims)], gated(table), dims)
     return fig
 
 
@@ -61,13 +60,14 @@ def _fates(ax: Axes, letter: str, table: pd.DataFrame, dim: int) -> None:
         ax.scatter(x[~passed], y[~passed], s=9, facecolors="none", edgecolors=color, linewidths=0.6, zorder=3)
     ax.plot([-1, 1], [2, 0], color=style.THEORY, linewidth=0.8, zorder=4)
     ax.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
-    ax.set_xlim(-1.05, 1.05)
+    low = min(-0.15, table["start_cosine_between"].min() - 0.1)
+    ax.set_xlim(low, 1.05)
     ax.set_ylim(-0.06, 2.06)
     ax.set_xlabel("cosine of the start")
 
 
-def _curves(ax: Axes, table: pd.DataFrame, dims) -> None:
-    style.panel_letter(ax, "d", "does the start tell?")
+def _curves(ax: Axes, letter: str, table: pd.DataFrame, dims) -> None:
+    style.panel_letter(ax, letter, "does the start tell?")
     ax.plot([0, 1], [0, 1], color=style.NULL, linewidth=0.6, linestyle=":")
     lines = []
     for dim, line in zip(dims, LINES):
