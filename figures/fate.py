@@ -20,8 +20,8 @@ CAPTION = (
     "along the directions between the modes: known before distillation. Dots: students, lighter at higher learning "
     "rate; hollow: failed the law gate; dotted: displacement 1/2. Black line: 1 - cosine, the displacement of a "
     "student that keeps its start's angle; nothing fitted. Last panel, ROC curves of that cosine for copying "
-    "(displacement < 1/2) among students that pass the gate, with the area and its 95 % interval over students (each start "
-    "is shared by three students, one per learning rate); diagonal: chance."
+    "(displacement < 1/2) among students that pass the gate, with the area and its 95 % interval over students (three, "
+    "one per learning rate, share a start); diagonal: chance."
 )
 COLUMNS = (
     *IDENTITY,
