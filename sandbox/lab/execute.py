@@ -278,4 +278,6 @@ def _results(client, work: Sequence[Work], progress: Progress) -> Generator[tupl
 
 def _exception_of(future) -> Exception:
     error = future.exception()
+    if error is None:  # cancelled, not failed: nobody heard from the workers for a while
+        return RuntimeError("the workers were lost, as when a machine sleeps; run again to go on")
     return error if isinstance(error, Exception) else RuntimeError(str(error))

@@ -470,3 +470,11 @@ def test_killed_runs_lose_nothing_and_leave_nobody(tmp_path, whole, workers, tim
     store = Store(tmp_path)
     assert run(SWEEP, store, pack_size=2, quiet=True) == 0
     assert contents(store, SWEEP) == whole
+
+
+def test_a_pack_whose_workers_were_lost_says_so():
+    class Cancelled:
+        def exception(self):
+            return None
+
+    assert "the workers were lost" in str(execute._exception_of(Cancelled()))
