@@ -15,11 +15,11 @@ from sandbox.teacher.flow import teacher_map
 
 NEEDS = "dimension"
 CAPTION = (
-    "The noise plane at d = 2, each z coloured by the direction of the point to which it is sent (hue: direction, "
-    "as in a, where z stays in place). Lines lead from z (open dot) to where the map sends it (full dot). All The "
-    "students pass the law gate. Left to right: the teacher; of all students that pass the law gate, the teacher- "
-    "start one of least displacement, the teacher-start one of largest displacement, and the random-start one "
-    "whose displacement is nearest to 1, the value of independent pairs."
+    "The noise plane at d = 2, each z coloured by the direction of the point to which it is sent (hue: direction, as "
+    "in a, where z stays in place). Lines lead from z (open dot) to where the map sends it (full dot). Left to right: "
+    "the teacher; of all linear students that pass the law gate, the teacher-start one of least displacement, the "
+    "teacher-start one of largest displacement, and the random-start one whose displacement is nearest to 1, the value "
+    "of independent pairs."
 )
 
 RADIUS = 2.4

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from blind import Blind
 
 from sandbox.lab import execute, work
 from sandbox.lab.cell import Cell
@@ -174,19 +175,6 @@ NETWORKED = [
     *(MLP.replace(teacher_steps=4, seed=seed) for seed in range(2)),
     Cell(dim=2, steps=6),
 ]
-
-
-class Blind:
-    """Measures nothing: what is looked at here is the training."""
-
-    def __init__(self, cells, prepared):
-        self.size = len(cells)
-
-    def checkpoint(self, snapshot):
-        return [{}] * self.size
-
-    def finish(self, cell, snapshot, i):
-        return {}
 
 
 def lessons(store):

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from blind import Blind
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.teach import network_of, networks_of, train_networks
@@ -49,19 +50,6 @@ def test_a_large_pack_of_mixtures_is_its_students(dim, batch, size, changes, mon
     together = train_pack(cells)
     for i in (0, size // 2, size - 1):
         assert same_bits(train_pack(cells[i : i + 1])[0][1], together[i][1])
-
-
-class Blind:
-    """Measures nothing."""
-
-    def __init__(self, cells, prepared):
-        self.size = len(cells)
-
-    def checkpoint(self, snapshot):
-        return [{}] * self.size
-
-    def finish(self, cell, snapshot, i):
-        return {}
 
 
 def _weights(snapshot, i):
