@@ -22,6 +22,7 @@ from sandbox.lab.store import Store
 from sandbox.lab.sweep import cost, packs
 from sandbox.lab.teach import TeacherNetwork, network_of, network_packs, networks_of, train_networks
 from sandbox.lab.teach import cost as network_cost
+from sandbox.lab.unfinished import Unfinished
 from sandbox.lab.work import Report, Weights, train_pack
 
 STATUS_FILE = "status.json"
@@ -49,13 +50,14 @@ class Pack:
 
     items: Sequence[Cell]
     networks: dict[str, Weights]
+    unfinished: Unfinished | None = None
 
     @property
     def cost(self) -> float:
         return cost(self.items)
 
     def train(self, report: Report | None) -> list:
-        return train_pack(self.items, report, self.networks)
+        return train_pack(self.items, report, self.networks, self.unfinished)
 
 
 Work = TypeVar("Work", Lesson, Pack)
@@ -92,9 +94,13 @@ def run(
     todo = store.missing(cells)
     absent = [network for network in networks_of(todo) if store.network(network.key) is None]
     lessons = [Lesson(items) for items in network_packs(absent, pack_size)]
-    work = packs(todo, pack_size)
-    if len(work) < workers and scheduler is None and todo:
-        work = packs(todo, max(1, -(-len(todo) // workers)))
+    unfinished = Unfinished(store.unfinished)
+    under_way = unfinished.packs(todo)
+    rest = [cell for cell in todo if cell not in {c for items in under_way for c in items}]
+    work = packs(rest, pack_size)
+    if len(under_way) + len(work) < workers and scheduler is None and rest:
+        work = packs(rest, max(1, -(-len(rest) // workers)))
+    work = under_way + work
     total = sum(lesson.cost for lesson in lessons) + sum(map(cost, work))
 
     with Progress(total, len(cells), store.root / STATUS_FILE, quiet) as progress, contextlib.ExitStack() as stack:
@@ -116,7 +122,7 @@ def run(
             able = [cell for cell in items if cell.student != "mlp" or network_of(cell).key in found]
             progress.count(failed=len(items) - len(able))
             if able:
-                ready.append(Pack(able, found))
+                ready.append(Pack(able, found, Unfinished(store.unfinished)))
         for pack, outcome in train(client, ready, progress):
             if isinstance(outcome, Exception):
                 progress.count(failed=len(pack.items))
@@ -125,6 +131,7 @@ def run(
             for cell, (record, arrays) in zip(pack.items, outcome, strict=True):
                 store.put(cell, record, arrays)
                 progress.count(finished=1)
+            unfinished.remove(pack.items)
         return progress.failed
 
 

@@ -4,6 +4,7 @@
     <root>/cells/<key>.json          a finished student: its cell, status and numbers
     <root>/cells/<key>.npz           its trained weights, written before the JSON
     <root>/networks/<key>.json, .npz a teacher network: how far from its teacher it ended, and its weights
+    <root>/unfinished/               packs under way (see `unfinished`)
 
 A student is finished when its JSON exists. Files are written beside their place, flushed to disk and renamed, so that a
 killed run leaves finished students and nothing half-written under a final name. A damaged file is named and skipped.
@@ -69,6 +70,7 @@ class Store:
         self.root = Path(root)
         self.folder = self.root / "cells"
         self.networks = self.root / "networks"
+        self.unfinished = self.root / "unfinished"
         schema = self.root / "schema.json"
         if schema.exists():
             try:
@@ -87,6 +89,7 @@ class Store:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.networks.mkdir(exist_ok=True)
+                self.unfinished.mkdir(exist_ok=True)
                 if not schema.exists():
                     write_json(schema, {"schema_version": SCHEMA_VERSION})
                 else:  # a folder that can no longer be written is found now, not after an hour's training

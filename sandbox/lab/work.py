@@ -13,6 +13,7 @@ from sandbox.lab.readings import Networks, Readings, readings
 from sandbox.lab.reference import generator
 from sandbox.lab.students import Prepared, prepare, recipe_of
 from sandbox.lab.teach import network_of, networks_of, train_networks
+from sandbox.lab.unfinished import Unfinished
 from sandbox.student.distill import Snapshot, distill, log_spaced
 
 # Reports of progress along a pack's training.
@@ -25,11 +26,15 @@ Weights = dict[str, np.ndarray]
 
 
 def train_pack(
-    cells: Sequence[Cell], report: Report | None = None, networks: dict[str, Weights] | None = None
+    cells: Sequence[Cell],
+    report: Report | None = None,
+    networks: dict[str, Weights] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[tuple[dict, dict[str, np.ndarray]]]:
     """Trains and measures a pack; returns a record and arrays for each cell, in order.
 
     networks: weights of the teacher networks that the cells start from, by key; trained here if absent.
+    unfinished: where the pack is written from time to time, and goes on if it was interrupted; not kept by default.
 
     Raises ValueError if the cells do not form a pack, or a teacher network that is trained here diverges."""
     with torch.random.fork_rng(devices=[]):  # nothing here may draw from, or leave a trace in, the global generator
@@ -41,12 +46,17 @@ def train_pack(
         checkpoints = log_spaced(recipe.steps)
         ticks = range(0, recipe.steps, max(1, recipe.steps // TICKS))
         marks = {*checkpoints, *ticks}
+        carried = None
+        if unfinished is not None and (left := unfinished.read(cells)) is not None:
+            carried, trajectories = left
         for snapshot in distill(
-            prepared.teachers, prepared.students, recipe, generators, marks, prepared.fake, prepared.real
+            prepared.teachers, prepared.students, recipe, generators, marks, prepared.fake, prepared.real, carried
         ):
             if snapshot.step in checkpoints:
                 for trajectory, point in zip(trajectories, read.checkpoint(snapshot), strict=True):
                     trajectory.append({"step": snapshot.step} | point)
+            if unfinished is not None and snapshot.step < recipe.steps and unfinished.due():
+                unfinished.write(cells, snapshot.carry(), trajectories)
             if report is not None:
                 report(0.9 * snapshot.step / recipe.steps)
         results = []

@@ -5,7 +5,7 @@ A generator: it yields the pack at checkpoints, so that measuring stays outside 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from sandbox.student.fake import ExactFake, FakeScore, require_linear
 from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
 from sandbox.student.networks import Pack, gradients_of
 from sandbox.student.noise import draw_noise
-from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, clipped, falling, per_student
+from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, State, clipped, falling
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import LogUniform, SigmaLaw
 
@@ -88,6 +88,22 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """All that training takes from one update to the next: tensors and numbers, in dictionaries and tuples.
+
+    With the recipe and the start, enough to go on from `step` to the same bits as without the interruption."""
+
+    step: int
+    parameters: Parameters
+    averaged: Parameters
+    optimiser: State
+    diverged_at: Tensor
+    fake: State
+    generators: tuple[Tensor, ...]
+    """State of each student's generator."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The pack after `step` updates. A student that diverged stays at its start from then on; its step is recorded."""
 
@@ -96,6 +112,8 @@ class Snapshot:
     diverged_at: Tensor
     """(E,) the update at which a student stopped being finite, -1 for those that are well."""
     fake: FakeScore
+    carry: Callable[[], Carried]
+    """What to go on from, as `distill`'s `carried`; to be called before the next snapshot is asked for."""
 
 
 def log_spaced(steps: int, per_octave: int = 1) -> tuple[int, ...]:
@@ -118,6 +136,7 @@ def distill(
     checkpoints: Collection[int] | None = None,
     fake: FakeScore | None = None,
     real: Pack | None = None,
+    carried: Carried | None = None,
 ) -> Iterator[Snapshot]:
     """Trains a pack by DMD, yielding it at checkpoints.
 
@@ -133,8 +152,11 @@ def distill(
         checkpoints: steps at which to yield, by default `log_spaced(recipe.steps)`; step 0 is the start.
         fake: the fake score at the start, by default the exact one of linear students.
         real: denoiser networks, (E, n, d), (E, n) -> (E, n, d), that stand for the teachers' closed-form score.
+        carried: where an earlier training of the same students by the same recipe was left, `snapshot.carry()`: this
+            one goes on there and yields from the next checkpoint on. All else as it was given to that one.
     Raises:
-        ValueError: a number of generators, learning rates or teachers that does not match the pack.
+        ValueError: `carried` from another pack or beyond the recipe's steps; a number of generators, learning rates or
+            teachers that does not match the pack.
         TypeError: the exact fake score of students whose law is not known in closed form.
     """
     size = len(students)
@@ -146,25 +168,41 @@ def distill(
     if isinstance(fake, ExactFake):
         require_linear(students, "the exact fake score")
     first = next(iter(students.parameters.values()))
-    lr = torch.as_tensor(recipe.lr, dtype=first.dtype)
+    lr = torch.as_tensor(recipe.lr, dtype=first.dtype, device=first.device)
     if lr.ndim and lr.shape != (size,):
         raise ValueError(f"lr must be a float or have shape ({size},), got {tuple(lr.shape)}")
     if teachers.means.ndim > 2 and len(teachers.means) != size:
         raise ValueError(f"teachers must be one or one per student ({size}), got {len(teachers.means)}")
     if real is not None and len(real) != size:
         raise ValueError(f"real must hold one network per student ({size}), got {len(real)}")
-    teachers = teachers.to(first.dtype)
+    teachers = teachers.to(first)
     marks = set(log_spaced(recipe.steps) if checkpoints is None else checkpoints)
 
     start = {name: p.detach().clone() for name, p in students.parameters.items()}
     current = averaged = start
     optimiser = recipe.method(lr.expand(size))
     state = optimiser.init(start)
-    diverged_at = torch.full((size,), -1, dtype=torch.int64)
+    diverged_at = torch.full((size,), -1, dtype=torch.int64, device=first.device)
+    begin = 0
+    if carried is not None:
+        if carried.step > recipe.steps or len(carried.generators) != size:
+            raise ValueError(
+                f"carried must be of this pack of {size} and at most at step {recipe.steps}, "
+                f"got {len(carried.generators)} at step {carried.step}"
+            )
+        begin, current, averaged = carried.step, carried.parameters, carried.averaged
+        state, diverged_at, fake = carried.optimiser, carried.diverged_at, fake.with_learned(carried.fake)
+        for generator, place in zip(generators, carried.generators, strict=True):
+            generator.set_state(place)
 
-    for step in range(recipe.steps + 1):
-        if step in marks:
-            yield Snapshot(step, students.with_parameters(averaged), diverged_at.clone(), fake)
+    for step in range(begin, recipe.steps + 1):
+        if step in marks and (carried is None or step > begin):
+
+            def carry(step=step, current=current, averaged=averaged, state=state, diverged_at=diverged_at, fake=fake):
+                places = tuple(generator.get_state() for generator in generators)
+                return Carried(step, current, averaged, state, diverged_at, fake.learned(), places)
+
+            yield Snapshot(step, students.with_parameters(averaged), diverged_at, fake, carry)
         if step == recipe.steps:
             return
         fake = fake.update(students.with_parameters(current), generators)
@@ -174,12 +212,12 @@ def distill(
                 step_gradients = clipped(step_gradients, recipe.clip)
             moved, state = optimiser.step(current, step_gradients, state, recipe.rate(step))
             current, lost = _kept(moved, start, diverged_at >= 0)
+            diverged_at = torch.where(lost, step + 1, diverged_at)
             averaged = (
                 {k: torch.lerp(p, averaged[k], recipe.average) for k, p in current.items()}
                 if recipe.average
                 else current
             )
-        diverged_at[lost] = step + 1
 
 
 def gradients(
@@ -212,7 +250,8 @@ def _kept(moved: Parameters, start: Parameters, already_lost: Tensor) -> tuple[P
     A lost student is put back to its start, so that its pack-mates' arithmetic goes on undisturbed."""
     well = torch.stack([(p.abs() < DIVERGED).flatten(1).all(1) for p in moved.values()]).all(0)
     keep = well & ~already_lost
-    if bool(keep.all()):
+    # Looking saves a pass over memory, but a device would have to be waited for.
+    if keep.is_cpu and bool(keep.all()):
         return moved, ~well
-    kept = {k: torch.where(torch.as_tensor(per_student(keep, p)).bool(), p, start[k]) for k, p in moved.items()}
+    kept = {k: torch.where(keep.reshape(-1, *[1] * (p.ndim - 1)), p, start[k]) for k, p in moved.items()}
     return kept, ~well & ~already_lost

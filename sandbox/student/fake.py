@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +20,19 @@ from sandbox.student.networks import LinearStudent, Pack, gradients_of
 from sandbox.student.noise import draw_noise
 from sandbox.student.optimise import Optimiser, State
 from sandbox.teacher.mixture import GaussianMixture
-from sandbox.teacher.schedule import KarrasBins, LogGrid, SigmaLaw
+from sandbox.teacher.schedule import KarrasBins, LogGrid, SigmaLaw, levels_beside
 
 
 class FakeScore(Protocol):
     """A denoiser of the students' own noised samples."""
+
+    def learned(self) -> State:
+        """What `update` changes: tensors and numbers, in dictionaries and tuples."""
+        ...
+
+    def with_learned(self, state: State) -> Any:
+        """The same fake score with this state in place of its own."""
+        ...
 
     def denoise(self, students: Pack, x: Tensor, sigma: Tensor) -> Tensor:
         """D_fake at x (E, n, d) and sigma (E, n), (E, n, d)."""
@@ -38,6 +46,12 @@ class FakeScore(Protocol):
 @dataclass(frozen=True)
 class ExactFake:
     """The score of the student's law in closed form: nothing to learn, no lag, no noise."""
+
+    def learned(self) -> State:
+        return None
+
+    def with_learned(self, state: State) -> ExactFake:
+        return self
 
     def denoise(self, students: Pack, x: Tensor, sigma: Tensor) -> Tensor:
         return students.law().denoise(x, sigma)
@@ -84,8 +98,14 @@ class LevelFake:
         gain = lam[:, None] / (lam[:, None] + law.levels.to(lam).square()[:, None])  # (E, levels, d)
         return cls((Q[:, None] * gain[..., None, :]) @ Q[:, None].mT, law, **settings)
 
+    def learned(self) -> State:
+        return self.weights
+
+    def with_learned(self, state: State) -> LevelFake:
+        return replace(self, weights=state)
+
     def _index(self, sigma: Tensor) -> Tensor:
-        levels = self.law.levels.to(sigma)
+        levels = levels_beside(self.law, sigma)
         middle = (levels[1:] * levels[:-1]).sqrt()
         return torch.bucketize(sigma, middle)
 
@@ -106,7 +126,7 @@ class LevelFake:
                 here = torch.nn.functional.one_hot(self._index(sigma), W.shape[1]).to(dtype).mT  # (E, levels, n)
                 share = here / here.sum(-1, keepdim=True).clamp(min=1)
                 gradient = (share[..., None] * residual[:, None]).mT @ y[:, None]
-                rate = self.lr / (1 + self.law.levels.to(dtype).square())
+                rate = self.lr / (1 + levels_beside(self.law, W).square())
                 W = W - rate[:, None, None] * gradient
         return replace(self, weights=W)
 
@@ -142,13 +162,20 @@ class NetworkFake:
         """A fake score that starts at these networks, its optimiser at rest."""
         return cls(networks, optimiser, optimiser.init(networks.parameters), law, dim, **settings)
 
+    def learned(self) -> State:
+        return self.networks.parameters, self.state
+
+    def with_learned(self, state: State) -> NetworkFake:
+        parameters, moments = state
+        return replace(self, networks=self.networks.with_parameters(parameters), state=moments)
+
     def denoise(self, students: Pack, x: Tensor, sigma: Tensor) -> Tensor:
         return self.networks(x, sigma)
 
     def update(self, students: Pack, generators: Sequence[torch.Generator]) -> NetworkFake:
         networks, state = self.networks, self.state
         first = next(iter(networks.parameters.values()))
-        scale = torch.as_tensor(self.sigma_data, dtype=first.dtype).reshape(-1, 1)
+        scale = _filled(self.sigma_data, first)
         for _ in range(self.updates):
             z, eps, uniform = draw_noise(generators, self.batch, self.dim, self.antithetic, first.dtype)
             with torch.no_grad():
@@ -173,6 +200,13 @@ class NetworkFake:
         if not updates:
             return self
         return replace(replace(self, updates=updates).update(students, generators), updates=self.updates)
+
+
+def _filled(sigma_data: float | Tensor, like: Tensor) -> Tensor:
+    """(1, 1) or (E, 1), where `like` is; a float is written there rather than sent, which would wait for the device."""
+    if isinstance(sigma_data, Tensor):
+        return sigma_data.to(like).reshape(-1, 1)
+    return torch.full((1, 1), sigma_data, dtype=like.dtype, device=like.device)
 
 
 def require_linear(students: Pack, what: str) -> None:

@@ -22,7 +22,7 @@ def per_student(v: float | Tensor, like: Tensor) -> float | Tensor:
     """A float, or one value per student (E,), broadcast against a parameter (E, ...)."""
     if not isinstance(v, Tensor) or v.ndim == 0:
         return v
-    return v.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return v.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def noised_samples(teachers: GaussianMixture, uniform: Tensor, eps: Tensor, sigm
     weights = teachers.weights.expand(*uniform.shape[:-1], -1)
     edges = weights.cumsum(-1)[..., :-1].contiguous()
     labels = torch.searchsorted(edges, uniform.to(edges).contiguous(), right=True)
-    index = (torch.arange(len(labels))[:, None], labels) if teachers.means.ndim > 2 else (labels,)
-    s2 = torch.as_tensor(sigma, dtype=eps.dtype).square().expand(uniform.shape)[..., None, None]
+    index = (torch.arange(len(labels), device=labels.device)[:, None], labels) if teachers.means.ndim > 2 else (labels,)
+    s2 = torch.as_tensor(sigma, dtype=eps.dtype, device=eps.device).square().expand(uniform.shape)[..., None, None]
     covariance = teachers.covariance.map(lambda t: t[index].to(eps))
     spread = covariance.apply(lambda lam: (lam + s2).sqrt(), slice(None), eps[..., None, :])
     return teachers.means[index].to(eps) + spread.squeeze(-2)
@@ -79,8 +79,9 @@ def pretrain(
     optimiser = Adam(lr)
     marks = {0, steps} if checkpoints is None else set(checkpoints)
     parameters = {name: p.detach() for name, p in networks.parameters.items()}
-    dtype = next(iter(parameters.values())).dtype
-    teachers, state = teachers.to(dtype), optimiser.init(parameters)
+    first = next(iter(parameters.values()))
+    dtype = first.dtype
+    teachers, state = teachers.to(first), optimiser.init(parameters)
 
     for step in range(steps + 1):
         if step in marks:
@@ -103,7 +104,9 @@ def pretrain(
 
 def _draw(generators: Sequence[torch.Generator], batch: int, dim: int) -> tuple[Tensor, Tensor]:
     """eps (E, batch, d) and uniforms (2, E, batch), each network from its own generator."""
-    normal, uniform = torch.empty(len(generators), batch, dim), torch.empty(len(generators), 2, batch)
+    device = generators[0].device
+    normal = torch.empty(len(generators), batch, dim, device=device)
+    uniform = torch.empty(len(generators), 2, batch, device=device)
     for i, generator in enumerate(generators):
         torch.randn(batch, dim, generator=generator, out=normal[i])
         torch.rand(2, batch, generator=generator, out=uniform[i])

@@ -93,7 +93,7 @@ class KarrasBins:
 
     def draw(self, u: Tensor) -> Tensor:
         """Noise levels from uniforms u in [0, 1); same shape."""
-        return _pick(self.levels, u)
+        return _pick(self, u)
 
     def nodes(self, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Levels and weights of the exact average over the bins; `count` is not used."""
@@ -121,17 +121,29 @@ class LogGrid:
 
     def draw(self, u: Tensor) -> Tensor:
         """Noise levels from uniforms u in [0, 1); same shape."""
-        return _pick(self.levels, u)
+        return _pick(self, u)
 
     def nodes(self, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Levels and weights of the exact average over the levels; `count` is not used."""
         return self.levels.numpy(), np.full(self.bins, 1 / self.bins)
 
 
-def _pick(levels: Tensor, u: Tensor) -> Tensor:
+def levels_beside(law: KarrasBins | LogGrid, like: Tensor) -> Tensor:
+    """The law's levels, of the precision and on the device of `like`; shared, not to be modified."""
+    return _moved(law, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _moved(law: KarrasBins | LogGrid, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept: a copy to a device in every training step would make each step wait for it.
+    return law.levels.to(device, dtype)
+
+
+def _pick(law: KarrasBins | LogGrid, u: Tensor) -> Tensor:
     """Levels, each with equal probability, from uniforms u in [0, 1)."""
+    levels = levels_beside(law, u)
     index = (u.double() * len(levels)).long().clamp(max=len(levels) - 1)
-    return levels.to(u)[index]
+    return levels[index]
 
 
 SigmaLaw = LogUniform | KarrasBins | LogGrid
