@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sandbox.student.compiled import CompiledOptimiser, compiled_fake, compiled_pack
 from sandbox.student.fake import ExactFake, FakeScore, require_linear
 from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
 from sandbox.student.networks import Pack, gradients_of
@@ -137,6 +138,7 @@ def distill(
     fake: FakeScore | None = None,
     real: Pack | None = None,
     carried: Carried | None = None,
+    compiled: bool = False,
 ) -> Iterator[Snapshot]:
     """Trains a pack by DMD, yielding it at checkpoints.
 
@@ -154,6 +156,7 @@ def distill(
         real: denoiser networks, (E, n, d), (E, n) -> (E, n, d), that stand for the teachers' closed-form score.
         carried: where an earlier training of the same students by the same recipe was left, `snapshot.carry()`: this
             one goes on there and yields from the next checkpoint on. All else as it was given to that one.
+        compiled: by torch.compile, for long trainings of networks; equal to rounding, not to the bit. See `compiled`.
     Raises:
         ValueError: `carried` from another pack or beyond the recipe's steps; a number of generators, learning rates or
             teachers that does not match the pack.
@@ -195,6 +198,11 @@ def distill(
         for generator, place in zip(generators, carried.generators, strict=True):
             generator.set_state(place)
 
+    plain_students, plain_fake = students, fake  # what is yielded: measured at other shapes, and by derivatives
+    if compiled:
+        students, fake, optimiser = compiled_pack(students), compiled_fake(fake), CompiledOptimiser.of(optimiser)
+        real = None if real is None else compiled_pack(real)
+
     for step in range(begin, recipe.steps + 1):
         if step in marks and (carried is None or step > begin):
 
@@ -202,7 +210,8 @@ def distill(
                 places = tuple(generator.get_state() for generator in generators)
                 return Carried(step, current, averaged, state, diverged_at, fake.learned(), places)
 
-            yield Snapshot(step, students.with_parameters(averaged), diverged_at, fake, carry)
+            shown = plain_fake.with_learned(fake.learned())
+            yield Snapshot(step, plain_students.with_parameters(averaged), diverged_at, shown, carry)
         if step == recipe.steps:
             return
         fake = fake.update(students.with_parameters(current), generators)

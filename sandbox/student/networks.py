@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Pack:
 
     module: nn.Module
     parameters: dict[str, Tensor]
+    forward: Callable[..., Tensor] | None = field(default=None, kw_only=True)
+    """What evaluates the pack, of `apply`'s signature; by default `apply` itself."""
 
     @classmethod
     def of(cls, students: Sequence[nn.Module]) -> Pack:
@@ -55,9 +57,13 @@ class Pack:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Every student at its own points: (E, n, d) -> (E, n, d), and so for further inputs (E, n)."""
+        return (self.forward or self.apply)(self.parameters, *inputs)
+
+    def apply(self, parameters: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        """The students with these parameters at their own points."""
         if getattr(self.module, "packs", False):  # takes parameters (E, ...) itself, a third faster than under vmap
-            return functional_call(self.module, self.parameters, inputs)
-        return vmap(lambda p, *x: functional_call(self.module, p, x))(self.parameters, *inputs)
+            return functional_call(self.module, parameters, inputs)
+        return vmap(lambda p, *x: functional_call(self.module, p, x))(parameters, *inputs)
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> Pack:
         return replace(self, parameters=parameters)

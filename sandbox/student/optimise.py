@@ -6,7 +6,7 @@ Written by hand because torch's own take one learning rate for a whole tensor, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,20 @@ State = Any
 """What an optimiser carries from step to step; made by its `init`."""
 
 OPTIMISERS = ("sgd", "adam")
+
+
+class Optimiser(Protocol):
+    """What moves a pack's parameters; a value, all that changes is in the state."""
+
+    def init(self, parameters: Parameters) -> State:
+        """The state at rest."""
+        ...
+
+    def step(
+        self, parameters: Parameters, gradients: Parameters, state: Any, lr_scale: float = 1.0
+    ) -> tuple[Parameters, State]:
+        """New parameters and state; nothing is modified."""
+        ...
 
 
 def per_student(v: float | Tensor, like: Tensor) -> float | Tensor:
@@ -94,9 +108,6 @@ class Adam:
             divisor = second[k].sqrt().div_(root).add_(self.epsilon)
             moved[k] = p - (per_student(lr, p) * first[k]).div_(divisor)
         return moved, Moments(first, second, t)
-
-
-Optimiser = SGD | Adam
 
 
 def falling(step: int, steps: int, share: float) -> float:

@@ -5,8 +5,8 @@ and stores (`extra_info`) medians and ratios next to their goals; pytest-benchma
 comparison took. What is asserted is that the ways compared do the same arithmetic.
 """
 
-import contextlib
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +80,7 @@ class Problem:
 class InAPack:
     """The students as the laboratory trains them."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, compiled: bool = False):
         p = self.problem = problem
         networks = Pack.of([p.denoiser(seed) for seed in range(p.students)])
         self.teachers = GaussianMixture.stack([p.teacher()] * p.students).to(p.device)
@@ -89,16 +89,13 @@ class InAPack:
         self.generators = [p.generator(seed) for seed in range(p.students)]
         marks = range(MOST_STEPS)
         self.trained: Iterator[Snapshot] = distill(
-            self.teachers, one_step(networks), recipe, self.generators, marks, fake
+            self.teachers, one_step(networks), recipe, self.generators, marks, fake, compiled=compiled
         )
         self.run(1)  # the start
 
     def run(self, steps: int) -> Snapshot:
-        # Elsewhere than on the CPU the library's tensors have to be made where the pack's are, its noise included.
-        here = self.problem.device == "cpu"
-        with contextlib.nullcontext() if here else torch.device(self.problem.device):
-            for _ in range(steps):
-                snapshot = next(self.trained)
+        for _ in range(steps):
+            snapshot = next(self.trained)
         return snapshot
 
 
@@ -261,6 +258,27 @@ def test_a_pack_against_a_loop_on_a_gpu(benchmark, report, width):
             **{f"{name}: ms a step": 1e3 * t for name, t in found.items()},
             "loop / pack": found["loop"] / found["pack"],
             "GPU": torch.cuda.get_device_name(),
+        }
+
+    report(measure)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler: c++ is not on the path")
+@pytest.mark.benchmark(group="16 networks, d = 8, batch 128: compiled against eager")
+@pytest.mark.parametrize("width", [32, 128])
+def test_compiled_against_eager(benchmark, report, width):
+    if benchmark.disabled:
+        pytest.skip("compiles for half a minute; whether it computes the same is tested elsewhere")
+    problem = Problem(width)
+    packs = {"eager": InAPack(problem), "compiled": InAPack(problem, compiled=True)}
+    compiling = seconds(lambda: packs["compiled"].run(3))  # the second and third meet numbers that have changed
+
+    def measure():
+        found = in_turns({name: lambda p=p: p.run(1) for name, p in packs.items()}, REPEATS, time.process_time)
+        return {
+            **{f"{name}: ms a step": 1e3 * t for name, t in found.items()},
+            "seconds to compile": compiling,
+            "eager / compiled": found["eager"] / found["compiled"],
         }
 
     report(measure)
