@@ -120,6 +120,8 @@ def _networks(axes, table: pd.DataFrame) -> None:
             mine = table[table["arm"] == arm]
             style.dots(ax, mine["dim"], mine[value].astype(float), mine["law_passes"], color, "mlp", seed)
             style.draw_mean(ax, style.mean_band(gated(mine), value), color, line)
+            if value == "displacement":
+                _crossing(ax, comparable(mine))
     displacement.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
     displacement.set_ylim(-0.06, 1.6)
     displacement.set_ylabel("displacement $\\rho$")
@@ -156,11 +158,13 @@ def _crossing(ax: Axes, table: pd.DataFrame) -> None:
         linewidth=1.4,
         zorder=6,
     )
+    # Where the curve is not: it rises to the right where copying ends, and falls where it begins.
+    ends = found.kind == "ends"
     ax.text(
-        0.97,
+        0.97 if ends else 0.5,
         0.05,
         f"copying {found.kind}\nat $d$ = {found.at:.3g}",
-        ha="right",
+        ha="right" if ends else "center",
         va="bottom",
         fontsize=7,
         transform=ax.transAxes,
