@@ -281,7 +281,8 @@ def _run(command: Run) -> int:
 def _draw(sweep: Sweep, command: Where, store: Store, out: Path | None, fallback: Path | None, names) -> None:
     folder = out or command.results / "figures"
     written = gallery.draw(names, sweep, command.preset, store, folder, fallback)
-    print(f"\nfigures in {folder}: " + ", ".join(p.name for p in written if p.suffix == ".png"))
+    drawn = ", ".join(p.name for p in written if p.suffix == ".png")
+    print(f"\nfigures in {folder}: {drawn}" if drawn else "\nno figure shows these; `table --csv` has every student")
 
 
 def _existing(results: Path) -> Store:

@@ -1,0 +1,40 @@
+"""What sends a student that starts at a converged teacher elsewhere? The same starts under different training noise.
+
+At d = 2 a converged teacher network is a start at which the exact one-step denoiser's direction is all but perfect, and
+still students end at different displacements. Each seed's start and its draws are those of the same seed in every arm;
+what differs is how large the noise of an update is: learning rate, batch, normaliser, and antithetic epsilon, which
+removes the part of the noise that is odd in epsilon.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import NETWORK
+from sandbox.lab.sweep import Sweep
+
+ARMS = {
+    "recipe": {},
+    "lr / 4": {"lr": NETWORK["lr"] / 4},
+    "batch x 4": {"batch": 4 * NETWORK["batch"]},
+    "batch normaliser": {"normaliser": "batch"},
+    "antithetic": {"antithetic": True},
+    "antithetic, batch x 2": {"antithetic": True, "batch": 2 * NETWORK["batch"]},
+}
+
+
+def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
+    base = {**NETWORK, "teacher_steps": 3000, **fields}
+    return Sweep("growth_noise", base, ARMS, {"dim": dims, "seed": tuple(range(seeds))})
+
+
+PRESETS = {
+    "smoke": _sweep((2,), 2, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
+    "quick": _sweep((2,), 8),
+    "full": _sweep((2, 4, 8, 16), 16),
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from sandbox.__main__ import main
+
+    sys.exit(main(["run", "--experiment", "growth_noise", *sys.argv[1:]]))
