@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from blind import Blind
+from tiny import NETWORK
 
 from sandbox.lab import execute, work
 from sandbox.lab.cell import Cell
@@ -149,25 +150,7 @@ def test_two_workers_give_the_same_bits(tmp_path, uninterrupted):
     assert contents(store, CELLS) == uninterrupted
 
 
-MLP = Cell(
-    teacher="gaussian",
-    exponent=1.5,
-    dim=2,
-    student="mlp",
-    fake_score="network",
-    sigma_law="karras",
-    optimiser="adam",
-    lr=1e-3,
-    width=8,
-    depth=1,
-    teacher_steps=5,
-    teacher_batch=16,
-    fake_warmup=3,
-    fake_updates=2,
-    fake_batch=8,
-    batch=8,
-    steps=6,
-)
+MLP = NETWORK.replace(teacher="gaussian", exponent=1.5)
 # Two students of every network, networks of two teachers and of two lengths of training, and a linear student.
 NETWORKED = [
     *(MLP.replace(seed=seed, lr=lr) for lr in (1e-3, 2e-3) for seed in range(3)),

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from tiny import NETWORK
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.execute import run
@@ -13,27 +14,7 @@ from sandbox.lab.work import train_pack
 
 LINEAR = Cell(dim=3, steps=12, lr=0.05, batch=8, measures="closed")
 LEVELS = LINEAR.replace(sigma_law="log-grid", fake_score="levels", optimiser="adam", average=0.9, decay=0.5)
-NETWORK = Cell(
-    teacher="random",
-    dim=2,
-    student="mlp",
-    fake_score="network",
-    sigma_law="karras",
-    optimiser="adam",
-    lr=1e-3,
-    width=8,
-    depth=1,
-    teacher_steps=5,
-    teacher_batch=16,
-    fake_warmup=3,
-    fake_updates=2,
-    fake_batch=8,
-    batch=8,
-    steps=12,
-    average=0.9,
-    clip=0.5,
-    beta1=0.5,
-)
+MLP = NETWORK.replace(steps=12, average=0.9, clip=0.5, beta1=0.5)
 
 
 class Stopped(Exception):
@@ -61,7 +42,7 @@ def assert_same(got, want):
 
 @pytest.mark.parametrize(
     "cells",
-    [pack(LINEAR), pack(LEVELS), pack(NETWORK), [*pack(LINEAR, 2), LINEAR.replace(seed=2, lr=1e12)]],
+    [pack(LINEAR), pack(LEVELS), pack(MLP), [*pack(LINEAR, 2), LINEAR.replace(seed=2, lr=1e12)]],
     ids=["exact fake", "matrices", "networks", "one diverges"],
 )
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])

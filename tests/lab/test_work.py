@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from blind import Blind
+from tiny import NETWORK
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.teach import network_of, networks_of, train_networks
@@ -72,22 +73,6 @@ def test_closed_measures_are_what_the_sampled_ones_estimate(fields, tolerance):
         assert point["scale"] == pytest.approx(other["scale"], rel=2 * tolerance)
 
 
-TINY = {
-    "width": 8,
-    "depth": 1,
-    "teacher_steps": 5,
-    "teacher_batch": 16,
-    "fake_warmup": 3,
-    "fake_updates": 2,
-    "fake_batch": 8,
-    "batch": 8,
-    "steps": 6,
-}
-MLP = Cell(
-    teacher="random", dim=2, student="mlp", fake_score="network", sigma_law="karras", optimiser="adam", lr=1e-3, **TINY
-)
-
-
 def same_bits(one, other):
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes() for name in one
@@ -127,7 +112,7 @@ class TestNetworkPacks:
     def test_a_student_alone_and_in_a_pack_is_the_same(self, fields, dim):
         # Every rider differs; a shared network too, so that two of its students ride beside each other.
         cells = [
-            MLP.replace(dim=dim, seed=i, lr=1e-3 * (1 + i), network_seed=i // 2 if i < 4 else None, **fields)
+            NETWORK.replace(dim=dim, seed=i, lr=1e-3 * (1 + i), network_seed=i // 2 if i < 4 else None, **fields)
             for i in range(16)
         ]
         if fields.get("start", "teacher") == "teacher":
@@ -153,7 +138,7 @@ class TestNetworkPacks:
         ids=str,
     )
     def test_whatever_the_sizes(self, fields):
-        cells = [MLP.replace(seed=i, **fields) for i in range(16)]
+        cells = [NETWORK.replace(seed=i, **fields) for i in range(16)]
         networks = taught(cells)
         together = train_pack(cells, networks=networks)
         for some in ([0], [15], [3, 4, 5]):
@@ -161,7 +146,7 @@ class TestNetworkPacks:
                 assert same_bits(arrays, together[i][1])
 
     def test_networks_given_or_trained_here_are_the_same(self):
-        cells = [MLP.replace(seed=i) for i in range(2)]
+        cells = [NETWORK.replace(seed=i) for i in range(2)]
         given = train_pack(cells, networks=taught(cells))
         some = train_pack(cells, networks=taught(cells[1:]))
         for (_, a), (_, b), (_, c) in zip(given, train_pack(cells), some, strict=True):
@@ -169,14 +154,14 @@ class TestNetworkPacks:
             assert same_bits(a, c)
 
     def test_teachers_of_different_training_ride_together(self):
-        cells = [MLP.replace(teacher_steps=t, teacher_lr=lr) for t, lr in ((5, 1e-2), (0, 1e-2), (5, 1e-3))]
+        cells = [NETWORK.replace(teacher_steps=t, teacher_lr=lr) for t, lr in ((5, 1e-2), (0, 1e-2), (5, 1e-3))]
         for cell, (_, arrays) in zip(cells, train_pack(cells), strict=True):
             assert same_bits(train_pack([cell])[0][1], arrays)
 
     @pytest.mark.parametrize("fields", [{}, {"start": "residual"}, {"average": 0.9, "clip": 1.0}], ids=str)
     def test_a_student_that_diverges_disturbs_nobody(self, fields):
         rates = (1e-3, 1e12, 2e-3)
-        cells = [MLP.replace(seed=i, lr=lr, **fields) for i, lr in enumerate(rates)]
+        cells = [NETWORK.replace(seed=i, lr=lr, **fields) for i, lr in enumerate(rates)]
         networks = taught(cells)
         (first, a), (lost, _), (last, b) = train_pack(cells, networks=networks)
         assert (lost["status"], lost["diverged_at"], lost["measures"]) == ("diverged", 1, {})
@@ -191,23 +176,23 @@ class TestNetworkPacks:
             assert same_bits(arrays, train_pack([cell], networks=networks)[0][1])
 
     def test_students_of_one_network_have_noise_of_their_own(self):
-        cells = [MLP.replace(network_seed=0, seed=s) for s in (0, 1)]
+        cells = [NETWORK.replace(network_seed=0, seed=s) for s in (0, 1)]
         assert network_of(cells[0]) == network_of(cells[1])
         (_, one), (_, other) = train_pack(cells)
         assert not same_bits(one, other)
 
     def test_a_teacher_network_that_diverges_is_named(self):
         with pytest.raises(ValueError, match=r"teacher_lr 1000000000000\.0 made a teacher network diverge"):
-            train_pack([MLP.replace(teacher_lr=1e12)])
+            train_pack([NETWORK.replace(teacher_lr=1e12)])
 
     def test_the_global_generator_is_left_alone(self):
         before = torch.random.get_rng_state()
-        train_pack([MLP])
+        train_pack([NETWORK])
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_reports_rise_to_the_end(self):
         told = []
-        train_pack([MLP, MLP.replace(seed=1)], told.append)
+        train_pack([NETWORK, NETWORK.replace(seed=1)], told.append)
         assert told == sorted(told)
         assert told[-1] == 1.0
 
@@ -253,7 +238,7 @@ POINT = {
 }
 
 
-MEASURED = [MLP, MLP.replace(seed=1, lr=1e12)]
+MEASURED = [NETWORK, NETWORK.replace(seed=1, lr=1e12)]
 
 
 @pytest.fixture(scope="module")
@@ -287,12 +272,12 @@ class TestNetworkRecords:
         assert last["displacement"] == pytest.approx(measures["displacement"], abs=0.1)
 
     def test_has_a_start(self, measured):
-        start, teacher = measured[0][0]["start"], MLP.mixture()
+        start, teacher = measured[0][0]["start"], NETWORK.mixture()
         assert start.keys() >= {"variance", "signal", "error", "offset", "gain", "noise", "noise_share"}
         for name in ("variance", "signal", "error", "offset"):
-            assert len(start[name]) == MLP.dim
+            assert len(start[name]) == NETWORK.dim
         # Two of seven directions between eight modes are all that there are in the plane.
-        assert len(start["gain"]) == len(start["noise"]) == MLP.dim
+        assert len(start["gain"]) == len(start["noise"]) == NETWORK.dim
         assert start["variance"] == pytest.approx(torch.linalg.eigvalsh(teacher.cov).flip(0).tolist())
         assert all(g >= n > 0 for g, n in zip(start["gain"], start["noise"], strict=True))
         assert 0 <= start["noise_share"] <= 1
@@ -304,12 +289,12 @@ class TestNetworkRecords:
         assert record["start"].keys() == measured[0][0]["start"].keys()
 
     def test_does_not_depend_on_the_pack(self, measured):
-        record, arrays = train_pack([MLP])[0]
+        record, arrays = train_pack([NETWORK])[0]
         assert json.dumps(record) == json.dumps(measured[0][0])
         assert same_bits(arrays, measured[0][1])
 
     def test_against_a_network_is_of_the_same_student(self, measured):
-        record, arrays = train_pack([MLP.replace(reference="network")])[0]
+        record, arrays = train_pack([NETWORK.replace(reference="network")])[0]
         assert same_bits(arrays, measured[0][1])
         analytic = measured[0][0]
         for name in ("displacement", "correlation_distance", "teacher_effective_rank"):
