@@ -123,6 +123,8 @@ class Run(Where):
     """address of a running dask scheduler, tcp://host:port, instead of local workers"""
     pack: int = 32
     """students trained together; changes no number (number)"""
+    device: str = "auto"
+    """where networks train: cpu, cuda, or auto (cuda where there is one)"""
     out: Path | None = None
     """folder for the figures (default: figures/ in the results folder)"""
     draw: bool = True
@@ -259,7 +261,7 @@ def _run(command: Run) -> int:
     workers = command.workers or available_cores()
     started = time.time()
     try:
-        failed = run(wanted, store, workers, command.scheduler, command.pack)
+        failed = run(wanted, store, workers, command.scheduler, command.pack, device=command.device)
     except KeyboardInterrupt:
         left = len(store.missing(wanted))
         print(

@@ -35,13 +35,14 @@ class Lesson:
     """Teacher networks that train together."""
 
     items: Sequence[TeacherNetwork]
+    device: str = "cpu"
 
     @property
     def cost(self) -> float:
         return network_cost(self.items)
 
     def train(self, report: Report | None) -> list:
-        return train_networks(self.items, report)
+        return train_networks(self.items, report, self.device)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ class Pack:
     items: Sequence[Cell]
     networks: dict[str, Weights]
     unfinished: Unfinished | None = None
+    device: str = "cpu"
 
     @property
     def cost(self) -> float:
         return cost(self.items)
 
     def train(self, report: Report | None) -> list:
-        return train_pack(self.items, report, self.networks, self.unfinished)
+        return train_pack(self.items, report, self.networks, self.unfinished, self.device)
 
 
 Work = TypeVar("Work", Lesson, Pack)
@@ -68,6 +70,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def device_named(name: str) -> str:
+    """A device's name; `auto` is a CUDA device where there is one.
+
+    Raises ValueError for another name, or a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda is not there: torch.cuda.is_available() is false; use auto or cpu")
+    return name
+
+
 def run(
     cells: Iterable[Cell],
     store: Store,
@@ -75,6 +90,7 @@ def run(
     scheduler: str | None = None,
     pack_size: int = 16,
     quiet: bool = False,
+    device: str = "cpu",
 ) -> int:
     """Trains and stores every cell that the store does not hold yet; returns the number of cells that failed.
 
@@ -83,23 +99,26 @@ def run(
         workers: 1 is a plain loop in this process; more are processes of one thread each on this machine's loopback.
         scheduler: address of a running dask scheduler (tcp://host:port), used instead of local workers.
         pack_size: students trained together. Changes no number.
+        device: where networks train, cpu or cuda. Its noise is another than the CPU's, of the same law.
     Raises:
-        ValueError: workers or pack_size < 1. ConnectionError: no scheduler answers at the address.
+        ValueError: workers or pack_size < 1, or a device that is not there.
+        ConnectionError: no scheduler answers at the address.
     """
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
     if pack_size < 1:
         raise ValueError(f"pack must be >= 1, got {pack_size}")
+    device = device_named(device)
     cells = list(dict.fromkeys(cells))
     todo = store.missing(cells)
     absent = [network for network in networks_of(todo) if store.network(network.key) is None]
-    lessons = [Lesson(items) for items in network_packs(absent, pack_size)]
-    unfinished = Unfinished(store.unfinished)
+    lessons = [Lesson(items, device) for items in network_packs(absent, pack_size)]
+    unfinished = Unfinished(store.unfinished, device)
     under_way = unfinished.packs(todo)
     rest = [cell for cell in todo if cell not in {c for items in under_way for c in items}]
-    work = packs(rest, pack_size)
+    work = packs(rest, pack_size, device)
     if len(under_way) + len(work) < workers and scheduler is None and rest:
-        work = packs(rest, max(1, -(-len(rest) // workers)))
+        work = packs(rest, max(1, -(-len(rest) // workers)), device)
     work = under_way + work
     total = sum(lesson.cost for lesson in lessons) + sum(map(cost, work))
 
@@ -122,7 +141,7 @@ def run(
             able = [cell for cell in items if cell.student != "mlp" or network_of(cell).key in found]
             progress.count(failed=len(items) - len(able))
             if able:
-                ready.append(Pack(able, found, Unfinished(store.unfinished)))
+                ready.append(Pack(able, found, Unfinished(store.unfinished, device), device))
         for pack, outcome in train(client, ready, progress):
             if isinstance(outcome, Exception):
                 progress.count(failed=len(pack.items))

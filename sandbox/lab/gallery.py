@@ -17,7 +17,7 @@ from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
 FIGURES = ("onset", "freedom", "pairing", "phase", "fate")
-EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise")
+EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "pilot", "recipe_cost")
 
 
 class NothingToDraw(ValueError):

@@ -5,9 +5,17 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+
 from sandbox.lab.cell import ALGORITHM_VERSION
 
 PACKAGES = ("dmd-sandbox", "torch", "numpy", "scipy", "POT", "matplotlib", "seaborn")
+
+
+def trained_on(device: str) -> dict[str, str]:
+    """What a record says of its training: the version of torch, and the processor."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    return {"torch": torch.__version__, "device": name}
 
 
 def versions() -> dict[str, str]:

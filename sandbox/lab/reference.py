@@ -26,8 +26,9 @@ def seed_of(purpose: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{number}".encode()).digest()[:8], "big") >> 1
 
 
-def generator(purpose: str, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(purpose, number))
+def generator(purpose: str, number: int, device: str = "cpu") -> torch.Generator:
+    """A generator for a purpose; one seed gives other numbers on another kind of device."""
+    return torch.Generator(device).manual_seed(seed_of(purpose, number))
 
 
 def held_out(dim: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sandbox.lab.cell import Cell
 from sandbox.lab.reference import REFERENCE_SIGMA, generator
 from sandbox.lab.teach import network_of, pack_of
+from sandbox.student.captured import mapped
 from sandbox.student.denoiser import Correction, Denoiser, ExactResidual, OneStep, one_step
 from sandbox.student.distill import Recipe
 from sandbox.student.fake import ExactFake, FakeScore, LevelFake, NetworkFake
@@ -40,14 +41,38 @@ class Prepared:
     rotations: Sequence[Tensor]
     """What was folded into each student, (d, d)."""
 
+    def to(self, device: str) -> Prepared:
+        """The same on another device."""
+        real, networks = (None if pack is None else pack.to(device) for pack in (self.real, self.networks))
+        return Prepared(
+            self.teachers.to(device),
+            self.students.to(device),
+            fake_on(self.fake, device),
+            real,
+            networks,
+            self.rotations,
+        )
 
-def prepare(cells: Sequence[Cell], weights: Sequence[dict] | None = None) -> Prepared:
-    """The pack of these cells; weights: of their teacher networks, one each in order, for mlp students."""
+
+def on_cuda(device: str) -> bool:
+    """Whether training is to be a CUDA graph."""
+    return device.startswith("cuda")
+
+
+def fake_on(fake: FakeScore, device: str) -> FakeScore:
+    """A fake score on another device."""
+    return fake.with_learned(mapped(fake.learned(), lambda v: v.to(device) if isinstance(v, Tensor) else v))
+
+
+def prepare(cells: Sequence[Cell], weights: Sequence[dict] | None = None, device: str = "cpu") -> Prepared:
+    """The pack of these cells; weights: of their teacher networks, one each in order, for mlp students.
+
+    device: where network students are; linear ones stay on the CPU."""
     # One teacher per student, also where they are all the same: a shared one rounds differently, and a student's
     # numbers must not depend on which others are in its pack.
     teachers = GaussianMixture.stack([cell.mixture() for cell in cells])
     if cells[0].student == "mlp":
-        return _networks(cells, teachers, weights or [])
+        return _networks(cells, teachers, weights or [], device)
     starts, rotations = zip(*(linear_student(cell) for cell in cells), strict=True)
     return Prepared(teachers, Pack.of(starts), _fake_of_linear(cells, teachers), None, None, rotations)
 
@@ -102,13 +127,14 @@ def _fake_of_linear(cells: Sequence[Cell], teachers: GaussianMixture) -> FakeSco
     )
 
 
-def _networks(cells: Sequence[Cell], teachers: GaussianMixture, weights: Sequence[dict]) -> Prepared:
+def _networks(cells: Sequence[Cell], teachers: GaussianMixture, weights: Sequence[dict], device: str) -> Prepared:
     """As DMD2: student, fake score and, if it is to, real score start at the teacher network.
 
     The fake score of a student that starts elsewhere starts there too, and learns the student in its warm-up."""
     first = cells[0]
     networks = pack_of([network_of(cell) for cell in cells], weights)
-    students = _starts(cells, teachers, networks)
+    students = _starts(cells, teachers, networks).to(device)
+    teachers, networks = teachers.to(device), networks.to(device)
     fake = NetworkFake.of(
         networks,
         Adam(first.fake_lr or 0, first.beta1 or 0.0, 0.999 if first.beta2 is None else first.beta2),
@@ -120,7 +146,8 @@ def _networks(cells: Sequence[Cell], teachers: GaussianMixture, weights: Sequenc
         antithetic=first.antithetic,
     )
     # A stream of its own: the length of the warm-up does not change the noise of the training.
-    fake = fake.warmed(students, [generator("warm-up", cell.seed) for cell in cells], first.fake_warmup or 0)
+    sources = [generator("warm-up", cell.seed, device) for cell in cells]
+    fake = fake.warmed(students, sources, first.fake_warmup or 0, on_cuda(device))
     eye = torch.eye(first.dim, dtype=torch.float64)
     return Prepared(
         teachers, students, fake, networks if first.real_score == "network" else None, networks, [eye] * len(cells)

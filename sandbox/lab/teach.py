@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sandbox.lab.cell import ALGORITHM_VERSION, TEACHER_OPTIONS, Cell
+from sandbox.lab.provenance import trained_on
 from sandbox.lab.reference import generator
 from sandbox.lab.sweep import network_pass
 from sandbox.student.denoiser import Denoiser
@@ -89,25 +90,33 @@ Trained = tuple[dict, dict[str, np.ndarray]]
 """A teacher network's record and its weights."""
 
 
-def train_networks(networks: Sequence[TeacherNetwork], report=None) -> list[Trained | ValueError]:
+def train_networks(networks: Sequence[TeacherNetwork], report=None, device: str = "cpu") -> list[Trained | ValueError]:
     """Trains a pack of teacher networks; each one's record and weights, or for one that diverged what to say of it."""
     cell = networks[0].cell
     with torch.random.fork_rng(devices=[]):
         # One teacher per network: a shared one rounds differently.
-        teachers = GaussianMixture.stack([network.cell.mixture() for network in networks])
-        pack = Pack.of([network.untrained() for network in networks])
-        generators = [generator("pretraining", network.seed) for network in networks]
+        teachers = GaussianMixture.stack([network.cell.mixture() for network in networks]).to(device)
+        pack = Pack.of([network.untrained() for network in networks]).to(device)
+        generators = [generator("pretraining", network.seed, device) for network in networks]
         steps = cell.teacher_steps or 0
         ticks = {steps, *range(0, steps, max(1, steps // TICKS))}
         for step, fitted in pretrain(  # noqa: B007 - the last one is the result
-            teachers, pack, steps, generators, cell.teacher_lr or 0, cell.teacher_batch or 0, checkpoints=ticks
+            teachers,
+            pack,
+            steps,
+            generators,
+            cell.teacher_lr or 0,
+            cell.teacher_batch or 0,
+            checkpoints=ticks,
+            captured=device != "cpu",
         ):
             if report is not None and steps:
                 report(step / steps)
-        return [_result(network, fitted, i) for i, network in enumerate(networks)]
+        fitted, trained = fitted.to("cpu"), trained_on(device)
+        return [_result(network, fitted, i, trained) for i, network in enumerate(networks)]
 
 
-def _result(network: TeacherNetwork, fitted: Pack, i: int) -> Trained | ValueError:
+def _result(network: TeacherNetwork, fitted: Pack, i: int, trained: dict[str, str]) -> Trained | ValueError:
     weights = {name: p[i].detach().numpy() for name, p in fitted.parameters.items()}
     if not all((np.abs(w) < DIVERGED).all() for w in weights.values()):  # false for a NaN
         return ValueError(f"teacher_lr {network.cell.teacher_lr} made a teacher network diverge")
@@ -119,6 +128,7 @@ def _result(network: TeacherNetwork, fitted: Pack, i: int) -> Trained | ValueErr
         "seed": network.seed,
         "levels": list(ERROR_LEVELS),
         "error": error.tolist(),
+        "trained": trained,
     }
     return record, weights
 

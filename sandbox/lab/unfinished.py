@@ -36,16 +36,18 @@ class Unfinished:
 
     Args:
         folder: where they are; nothing is written or found if it does not exist, as on a worker that does not share it.
+        device: where its packs train. Elsewhere they would go on with other noise, and train from their start instead.
         seconds: time between two writings of a pack.
     """
 
     folder: Path
+    device: str = "cpu"
     seconds: float = SECONDS
     _written: float = field(default_factory=time.monotonic, init=False)
 
     def path(self, cells: Sequence[Cell]) -> Path:
         """The file of a pack; the order of its cells counts."""
-        text = " ".join(cell.key for cell in cells)
+        text = " ".join([self.device, *(cell.key for cell in cells)])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.pt"
 
     def due(self) -> bool:
@@ -55,6 +57,7 @@ class Unfinished:
     def write(self, cells: Sequence[Cell], carried: Carried, trajectories: Trajectories) -> None:
         """Writes a pack, in place of what was there."""
         content = {
+            "device": self.device,
             "cells": [cell.key for cell in cells],
             "carried": {f.name: getattr(carried, f.name) for f in fields(carried)},
             "trajectories": json.dumps(trajectories),
@@ -76,7 +79,9 @@ class Unfinished:
         found = []
         for path in sorted(self.folder.glob("*.pt")):
             content = _content(path)
-            if content is not None and all(key in by_key for key in content["cells"]):
+            if content is None or content["device"] != self.device:
+                continue
+            if all(key in by_key for key in content["cells"]):
                 found.append([by_key.pop(key) for key in content["cells"]])
         return found
 
@@ -91,7 +96,7 @@ def _content(path: Path) -> dict | None:
     try:
         with torch.serialization.safe_globals([Moments]):
             content = torch.load(path, weights_only=True, mmap=True)
-        if set(content) != {"cells", "carried", "trajectories"} or set(content["carried"]) != FIELDS:
+        if set(content) != {"device", "cells", "carried", "trajectories"} or set(content["carried"]) != FIELDS:
             raise ValueError("it is no pack under way")
         return content
     except Exception as problem:  # whatever is wrong with it, the pack can be trained from its start

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from sandbox.lab.cell import Cell
+from sandbox.lab.provenance import trained_on
 from sandbox.lab.readings import Networks, Readings, readings
 from sandbox.lab.reference import generator
-from sandbox.lab.students import Prepared, prepare, recipe_of
+from sandbox.lab.students import Prepared, fake_on, on_cuda, prepare, recipe_of
 from sandbox.lab.teach import network_of, networks_of, train_networks
 from sandbox.lab.unfinished import Unfinished
 from sandbox.student.distill import Snapshot, distill, log_spaced
@@ -30,18 +32,22 @@ def train_pack(
     report: Report | None = None,
     networks: dict[str, Weights] | None = None,
     unfinished: Unfinished | None = None,
+    device: str = "cpu",
 ) -> list[tuple[dict, dict[str, np.ndarray]]]:
     """Trains and measures a pack; returns a record and arrays for each cell, in order.
 
     networks: weights of the teacher networks that the cells start from, by key; trained here if absent.
     unfinished: where the pack is written from time to time, and goes on if it was interrupted; not kept by default.
+    device: where networks train, on a CUDA device as a CUDA graph; they are measured on the CPU, where linear students
+        also train.
 
     Raises ValueError if the cells do not form a pack, or a teacher network that is trained here diverges."""
+    device = device if cells[0].student == "mlp" else "cpu"
     with torch.random.fork_rng(devices=[]):  # nothing here may draw from, or leave a trace in, the global generator
-        prepared = prepare(cells, _weights(cells, networks or {}))
-        read = readings(cells, prepared)
+        prepared = prepare(cells, _weights(cells, networks or {}, device), device)
+        read = readings(cells, prepared.to("cpu"))
         recipe = recipe_of(cells)
-        generators = [generator("training", cell.seed) for cell in cells]
+        generators = [generator("training", cell.seed, device) for cell in cells]
         trajectories: list[list[dict]] = [[] for _ in cells]
         checkpoints = log_spaced(recipe.steps)
         ticks = range(0, recipe.steps, max(1, recipe.steps // TICKS))
@@ -49,11 +55,21 @@ def train_pack(
         carried = None
         if unfinished is not None and (left := unfinished.read(cells)) is not None:
             carried, trajectories = left
+            carried = carried.to(device)
         for snapshot in distill(
-            prepared.teachers, prepared.students, recipe, generators, marks, prepared.fake, prepared.real, carried
+            prepared.teachers,
+            prepared.students,
+            recipe,
+            generators,
+            marks,
+            prepared.fake,
+            prepared.real,
+            carried,
+            captured=on_cuda(device),
         ):
             if snapshot.step in checkpoints:
-                for trajectory, point in zip(trajectories, read.checkpoint(snapshot), strict=True):
+                seen = _on_cpu(snapshot)
+                for trajectory, point in zip(trajectories, read.checkpoint(seen), strict=True):
                     trajectory.append({"step": snapshot.step} | point)
             if unfinished is not None and snapshot.step < recipe.steps and unfinished.due():
                 unfinished.write(cells, snapshot.carry(), trajectories)
@@ -61,17 +77,26 @@ def train_pack(
                 report(0.9 * snapshot.step / recipe.steps)
         results = []
         for i, cell in enumerate(cells):
-            results.append(_finish(cell, snapshot, i, prepared, trajectories[i], read))
+            results.append(_finish(cell, seen, i, prepared, trajectories[i], read, device))
             if report is not None:
                 report(0.9 + 0.1 * (i + 1) / len(cells))
     return results
 
 
-def _weights(cells: Sequence[Cell], given: dict[str, Weights]) -> list[Weights]:
+def _on_cpu(snapshot: Snapshot) -> Snapshot:
+    return replace(
+        snapshot,
+        students=snapshot.students.to("cpu"),
+        diverged_at=snapshot.diverged_at.cpu(),
+        fake=fake_on(snapshot.fake, "cpu"),
+    )
+
+
+def _weights(cells: Sequence[Cell], given: dict[str, Weights], device: str) -> list[Weights]:
     wanted = networks_of(cells)
     absent = [network for network in wanted if network.key not in given]
     for network in absent:
-        (trained,) = train_networks([network])
+        (trained,) = train_networks([network], device=device)
         if isinstance(trained, ValueError):
             raise trained
         given = {**given, network.key: trained[1]}
@@ -79,12 +104,20 @@ def _weights(cells: Sequence[Cell], given: dict[str, Weights]) -> list[Weights]:
 
 
 def _finish(
-    cell: Cell, snapshot: Snapshot, i: int, prepared: Prepared, trajectory: list[dict], read: Readings
+    cell: Cell,
+    snapshot: Snapshot,
+    i: int,
+    prepared: Prepared,
+    trajectory: list[dict],
+    read: Readings,
+    device: str,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     arrays = {name: p[i].detach().numpy() for name, p in snapshot.students.parameters.items()}
     if cell.student != "mlp":
         arrays["rotation"] = prepared.rotations[i].numpy()
-    record: dict = {"start": read.start_record(i)} if isinstance(read, Networks) else {}
+    record: dict = {"trained": trained_on(device)}
+    if isinstance(read, Networks):
+        record["start"] = read.start_record(i)
     lost_at = int(snapshot.diverged_at[i])
     if lost_at >= 0:
         seen = [point for point in trajectory if point["step"] < lost_at]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import torch
@@ -121,7 +121,10 @@ class Preconditioning:
     @classmethod
     def at(cls, sigma: Tensor | float, sigma_data: float, like: Tensor) -> Preconditioning:
         """For sigma a float or (*E, n); one level for all points comes out as (1, 1)."""
-        s = torch.atleast_1d(torch.as_tensor(sigma, dtype=like.dtype, device=like.device))[..., None]
+        # A number is written where it is needed: sent from the CPU, a device would have to be waited for.
+        given = isinstance(sigma, Tensor)
+        s = sigma.to(like) if given else torch.full((1,), sigma, dtype=like.dtype, device=like.device)  # type: ignore
+        s = torch.atleast_1d(s)[..., None]
         total = s.square() + sigma_data**2
         return cls(sigma_data**2 / total, s * sigma_data * total.rsqrt(), total.rsqrt(), s.log() / 4)
 
@@ -233,6 +236,10 @@ class ExactResidual(Pack):
         (z,) = inputs
         sigma = self.module.sigma_init
         return self.teachers.denoise(sigma * z, sigma) + super().__call__(z)
+
+    def to(self, device: torch.device | str) -> ExactResidual:
+        """The same students on another device."""
+        return replace(self, parameters=super().to(device).parameters, teachers=self.teachers.to(device))
 
     def member(self, index: int):
         """One student as a function (n, d) -> (n, d)."""

@@ -6,11 +6,13 @@ A generator: it yields the pack at checkpoints, so that measuring stays outside 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sandbox.student.captured import Captured, mapped
 from sandbox.student.compiled import CompiledOptimiser, compiled_fake, compiled_pack
 from sandbox.student.fake import ExactFake, FakeScore, require_linear
 from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
@@ -103,6 +105,14 @@ class Carried:
     generators: tuple[Tensor, ...]
     """State of each student's generator."""
 
+    def to(self, device: str) -> Carried:
+        """The same on another device, but for the states of generators: those of a device's stay on the CPU."""
+
+        def moved(tree):
+            return mapped(tree, lambda v: v.to(device) if isinstance(v, Tensor) else v)
+
+        return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self) if f.name != "generators"})
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -139,6 +149,7 @@ def distill(
     real: Pack | None = None,
     carried: Carried | None = None,
     compiled: bool = False,
+    captured: bool = False,
 ) -> Iterator[Snapshot]:
     """Trains a pack by DMD, yielding it at checkpoints.
 
@@ -157,6 +168,7 @@ def distill(
         carried: where an earlier training of the same students by the same recipe was left, `snapshot.carry()`: this
             one goes on there and yields from the next checkpoint on. All else as it was given to that one.
         compiled: by torch.compile, for long trainings of networks; equal to rounding, not to the bit. See `compiled`.
+        captured: as a CUDA graph, for networks on a CUDA device; see `captured`.
     Raises:
         ValueError: `carried` from another pack or beyond the recipe's steps; a number of generators, learning rates or
             teachers that does not match the pack.
@@ -171,7 +183,7 @@ def distill(
     if isinstance(fake, ExactFake):
         require_linear(students, "the exact fake score")
     first = next(iter(students.parameters.values()))
-    lr = torch.as_tensor(recipe.lr, dtype=first.dtype, device=first.device)
+    lr = recipe.lr.to(first) if isinstance(recipe.lr, Tensor) else first.new_full((), recipe.lr)
     if lr.ndim and lr.shape != (size,):
         raise ValueError(f"lr must be a float or have shape ({size},), got {tuple(lr.shape)}")
     if teachers.means.ndim > 2 and len(teachers.means) != size:
@@ -195,38 +207,53 @@ def distill(
             )
         begin, current, averaged = carried.step, carried.parameters, carried.averaged
         state, diverged_at, fake = carried.optimiser, carried.diverged_at, fake.with_learned(carried.fake)
-        for generator, place in zip(generators, carried.generators, strict=True):
-            generator.set_state(place)
+        for generator, drawn in zip(generators, carried.generators, strict=True):
+            generator.set_state(drawn)
 
     plain_students, plain_fake = students, fake  # what is yielded: measured at other shapes, and by derivatives
     if compiled:
         students, fake, optimiser = compiled_pack(students), compiled_fake(fake), CompiledOptimiser.of(optimiser)
         real = None if real is None else compiled_pack(real)
 
-    for step in range(begin, recipe.steps + 1):
-        if step in marks and (carried is None or step > begin):
-
-            def carry(step=step, current=current, averaged=averaged, state=state, diverged_at=diverged_at, fake=fake):
-                places = tuple(generator.get_state() for generator in generators)
-                return Carried(step, current, averaged, state, diverged_at, fake.learned(), places)
-
-            shown = plain_fake.with_learned(fake.learned())
-            yield Snapshot(step, plain_students.with_parameters(averaged), diverged_at, shown, carry)
-        if step == recipe.steps:
-            return
-        fake = fake.update(students.with_parameters(current), generators)
-        step_gradients = gradients(teachers, students.with_parameters(current), fake, real, recipe, generators)
+    def advance(place: _Place, step: Any, rate: Any) -> _Place:
+        now = students.with_parameters(place.parameters)
+        scores = fake.with_learned(place.fake).update(now, generators)
+        descent = gradients(teachers, now, scores, real, recipe, generators)
         with torch.no_grad():
             if recipe.clip < float("inf"):
-                step_gradients = clipped(step_gradients, recipe.clip)
-            moved, state = optimiser.step(current, step_gradients, state, recipe.rate(step))
-            current, lost = _kept(moved, start, diverged_at >= 0)
-            diverged_at = torch.where(lost, step + 1, diverged_at)
-            averaged = (
-                {k: torch.lerp(p, averaged[k], recipe.average) for k, p in current.items()}
-                if recipe.average
-                else current
-            )
+                descent = clipped(descent, recipe.clip)
+            moved, state = optimiser.step(place.parameters, descent, place.optimiser, rate)
+            parameters, lost = _kept(moved, start, place.diverged_at >= 0)
+            averaged = parameters
+            if recipe.average:
+                averaged = {k: torch.lerp(p, place.averaged[k], recipe.average) for k, p in parameters.items()}
+            diverged_at = torch.where(lost, step + 1, place.diverged_at).to(torch.int64)
+            return _Place(parameters, averaged, state, diverged_at, scores.learned())
+
+    place = _Place(current, averaged, state, diverged_at, fake.learned())
+    graph = Captured(advance, generators, first.device) if captured else None
+    for step in range(begin, recipe.steps + 1):
+        if step in marks and (carried is None or step > begin):
+            seen = place if graph is None else graph.kept(place)
+
+            def carry(step=step, seen=seen):
+                return Carried(step, *seen, tuple(generator.get_state() for generator in generators))
+
+            shown = plain_fake.with_learned(seen.fake)
+            yield Snapshot(step, plain_students.with_parameters(seen.averaged), seen.diverged_at, shown, carry)
+        if step == recipe.steps:
+            return
+        place = (graph or advance)(place, step, recipe.rate(step))
+
+
+class _Place(NamedTuple):
+    """What training takes from one update to the next, but for the generators."""
+
+    parameters: Parameters
+    averaged: Parameters
+    optimiser: State
+    diverged_at: Tensor
+    fake: State
 
 
 def gradients(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sandbox.student.captured import Advance, Captured
 from sandbox.student.networks import LinearStudent, Pack, gradients_of
 from sandbox.student.noise import draw_noise
 from sandbox.student.optimise import Optimiser, State
@@ -193,13 +194,24 @@ class NetworkFake:
             networks = networks.with_parameters(parameters)
         return replace(self, networks=networks, state=state)
 
-    def warmed(self, students: Pack, generators: Sequence[torch.Generator], updates: int) -> NetworkFake:
-        """The fake score after `updates` more updates on students that stand still."""
+    def warmed(
+        self, students: Pack, generators: Sequence[torch.Generator], updates: int, captured: bool = False
+    ) -> NetworkFake:
+        """The fake score after `updates` more updates on students that stand still; captured: see `captured`."""
         if updates < 0:
             raise ValueError(f"fake_warmup must be >= 0, got {updates}")
-        if not updates:
-            return self
-        return replace(replace(self, updates=updates).update(students, generators), updates=self.updates)
+        single = replace(self, updates=1)
+
+        def advance(place: State, step: Any, rate: Any) -> State:
+            return single.with_learned(place).update(students, generators).learned()
+
+        place = self.learned()
+        turn: Advance = advance
+        if captured and updates:
+            turn = Captured(advance, generators, next(iter(self.networks.parameters.values())).device)
+        for step in range(updates):
+            place = turn(place, step, 1.0)
+        return self.with_learned(place)
 
 
 def _filled(sigma_data: float | Tensor, like: Tensor) -> Tensor:

@@ -68,6 +68,10 @@ class Pack:
     def with_parameters(self, parameters: dict[str, Tensor]) -> Pack:
         return replace(self, parameters=parameters)
 
+    def to(self, device: torch.device | str) -> Pack:
+        """The same students on another device."""
+        return self.with_parameters({name: p.to(device) for name, p in self.parameters.items()})
+
     def member(self, index: int):
         """One student as a function (n, d) -> (n, d)."""
         parameters = {name: p[index] for name, p in self.parameters.items()}

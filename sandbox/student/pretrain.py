@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sandbox.student.captured import Captured
 from sandbox.student.denoiser import Denoiser
 from sandbox.student.networks import Pack, gradients_of
-from sandbox.student.optimise import Adam, falling
+from sandbox.student.optimise import Adam, Parameters, State, falling
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins, SigmaLaw
 
@@ -54,6 +56,7 @@ def pretrain(
     law: SigmaLaw = ALL_BINS,
     decay: float = 0.3,
     checkpoints: Collection[int] | None = None,
+    captured: bool = False,
 ) -> Iterator[tuple[int, Pack]]:
     """Fits a pack of denoisers to the teachers' closed-form denoisers, yielding (step, pack) at checkpoints.
 
@@ -71,6 +74,7 @@ def pretrain(
         law: noise levels, drawn once per sample; by default all 1000 Karras bins.
         decay: share of the steps, at the end, over which the learning rate falls.
         checkpoints: steps at which to yield, by default the start and the end.
+        captured: as a CUDA graph, for networks on a CUDA device; see `captured`.
     Raises:
         ValueError: a named argument out of range, or numbers of generators or teachers that do not match the pack.
         TypeError: networks that are not `Denoiser`s.
@@ -81,25 +85,31 @@ def pretrain(
     parameters = {name: p.detach() for name, p in networks.parameters.items()}
     first = next(iter(parameters.values()))
     dtype = first.dtype
-    teachers, state = teachers.to(first), optimiser.init(parameters)
+    teachers = teachers.to(first)
 
-    for step in range(steps + 1):
-        if step in marks:
-            yield step, networks.with_parameters(parameters)
-        if step == steps:
-            return
+    def advance(place: tuple[Parameters, State], step: Any, rate: Any) -> tuple[Parameters, State]:
+        parameters, state = place
         eps, uniform = (v.to(dtype) for v in _draw(generators, batch, teachers.dim))
         sigma = law.draw(uniform[0])
         x = noised_samples(teachers, uniform[1], eps, sigma)
         target = teachers.denoise(x, sigma)
         weight = sigma**-2 + sigma_data**-2
 
-        def loss(pack: Pack, x=x, sigma=sigma, target=target, weight=weight) -> Tensor:
+        def loss(pack: Pack) -> Tensor:
             return (weight * (pack(x, sigma) - target).square().mean(-1)).mean(-1)
 
         gradients = gradients_of(networks.with_parameters(parameters), loss)
         with torch.no_grad():
-            parameters, state = optimiser.step(parameters, gradients, state, falling(step, steps, decay))
+            return optimiser.step(parameters, gradients, state, rate)
+
+    place = parameters, optimiser.init(parameters)
+    graph = Captured(advance, generators, first.device) if captured else None
+    for step in range(steps + 1):
+        if step in marks:
+            yield step, networks.with_parameters((place if graph is None else graph.kept(place))[0])
+        if step == steps:
+            return
+        place = (graph or advance)(place, step, falling(step, steps, decay))
 
 
 def _draw(generators: Sequence[torch.Generator], batch: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -159,8 +159,14 @@ class GaussianMixture:
         """sigma^2 as (*E, 1, n, 1) or a scalar tensor, after checking that the noised law has a density."""
         if x.shape[-1] != self.dim:
             raise ValueError(f"x must have last dimension {self.dim}, got shape {tuple(x.shape)}")
-        level = torch.as_tensor(sigma, dtype=dtype, device=x.device)
-        # Reading a value from a GPU would stall a training step, so levels that live there are taken on trust.
+        # Sending a number to a GPU, or reading one from there, would stall a training step: it is written there, and
+        # levels that live there are taken on trust.
+        number = isinstance(sigma, float | int)
+        level = (
+            torch.full((), sigma, dtype=dtype, device=x.device)
+            if number
+            else torch.as_tensor(sigma, dtype=dtype, device=x.device)
+        )
         if level.device.type == "cpu" and not (level >= 0).all():
             raise ValueError(f"sigma must be >= 0, got {level[~(level >= 0)].flatten()[0].item():g}")
         if self._singular and (level.square() + self._covariance64.smallest().min() <= 0).any():

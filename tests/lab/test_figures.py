@@ -124,7 +124,7 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
         (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
         (
             lambda: experiment("width", "quick"),
-            "experiment must be one of dimension, phase, start_decides, growth_noise, got 'width'",
+            "experiment must be one of dimension, phase, start_decides, growth_noise, pilot, recipe_cost, got 'width'",
         ),
         (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
     ],

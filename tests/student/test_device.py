@@ -37,6 +37,13 @@ def _draws(monkeypatch):
         z = torch.empty(len(generators), batch, dim, dtype=dtype, device=META)
         return z, z.clone(), z[..., 0].clone()
 
+    def written(data, *args, **kwargs):
+        # A stand-in's is made in its place; a device's would be sent there, and waited for.
+        assert isinstance(data, torch.Tensor) or kwargs.get("device") != META, f"{data!r} is sent to the device"
+        return as_tensor(data, *args, **kwargs)
+
+    as_tensor = torch.as_tensor
+    monkeypatch.setattr(torch, "as_tensor", written)
     monkeypatch.setattr("sandbox.student.distill.draw_noise", draw)
     monkeypatch.setattr("sandbox.student.fake.draw_noise", draw)
     # Looked at once, before training.
