@@ -16,8 +16,8 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing", "phase", "fate")
-EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "pilot", "recipe_cost")
+FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "recipes")
+EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "networks", "recipe_cost")
 
 
 class NothingToDraw(ValueError):
@@ -95,6 +95,7 @@ def draw(
             "versions": versions(),
         }
         if len(table):
+            manifest["trained_on"] = sorted(set(table["trained_on"]) - {""})
             # Measures that none of the students has are empty columns.
             table = table.reindex(columns=list(module.COLUMNS))
             table = table.sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)

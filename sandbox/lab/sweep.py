@@ -135,6 +135,11 @@ def cost(pack: Sequence[Cell]) -> float:
     return training + warm_up + len(pack) * MEASURE_COST
 
 
+def core_seconds(cell: Cell, size: int = 16) -> float:
+    """Expected seconds of one laptop core for a student in a pack of `size`, without its teacher network."""
+    return cost([cell] * size) / size / 1e3
+
+
 def _step_cost(cell: Cell) -> float:
     """What a step costs whatever the pack's size."""
     return STEP_COST if cell.student != "mlp" else network_pass(cell, 0, 0) * (1 + (cell.fake_updates or 0))

@@ -11,7 +11,7 @@ import pandas as pd
 from sandbox.lab.cell import Cell
 from sandbox.lab.predict import Prediction, predict, predict_network, predicted_onset
 from sandbox.lab.store import Store, StoreError
-from sandbox.lab.sweep import Sweep
+from sandbox.lab.sweep import Sweep, core_seconds
 from sandbox.measure.onset import onset
 from sandbox.theory.hypotheses import HypothesisError
 
@@ -19,13 +19,18 @@ from sandbox.theory.hypotheses import HypothesisError
 IDENTITY = ("arm", "key", "status", "dim", "seed", "start", "student", "lr", "batch", "normaliser", "law_passes")
 
 
+# Measures along training that a student's row has, as <name>_at_<update>.
+PATH = ("displacement", "correlation_distance", "scale")
+
+
 def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
     """One row per finished student of the sweep: arm, key, status, the cell's fields, every measure, and its
     prediction.
 
     Predicted values are `predicted_displacement`, `predicted_gauge`, `predicted_leading`, `predicted_rest`, `xi`, NaN
-    where the theory makes no prediction, with its reason in `prediction`. `weight_ij` are the entries of linear
-    students of dimension <= weights_up_to."""
+    where the theory makes no prediction, with its reason in `prediction`. `<name>_at_<update>` are the measures of PATH
+    along training; `core_seconds` is what the cost model expects, `trained_on` the version of torch and the processor.
+    `weight_ij` are the entries of linear students of dimension <= weights_up_to."""
     rows = []
     for arm, cell in sweep.students():
         record = store.get(cell)
@@ -33,6 +38,10 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
             continue
         row = {"arm": arm, "key": cell.key, "status": record["status"], **dataclasses.asdict(cell)}
         row |= {name: np.nan if value is None else value for name, value in record["measures"].items()}
+        row["core_seconds"] = core_seconds(cell)
+        row |= _path(record["trajectory"])
+        trained = record.get("trained")
+        row["trained_on"] = f"{trained['torch']} {trained['device']}" if trained else ""
         row |= _predicted(cell)
         if "start" in record:
             row |= predict_network(cell, record["start"])
@@ -40,6 +49,16 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
             row |= _weights(store, cell)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _path(trajectory: list[dict]) -> dict:
+    """What figures draw along training, one column per checkpoint."""
+    found = {}
+    for point in trajectory:
+        for name in PATH:
+            value = point.get(name)
+            found[f"{name}_at_{point['step']}"] = np.nan if value is None else value
+    return found
 
 
 def _weights(store: Store, cell: Cell) -> dict:

@@ -5,6 +5,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from experiments import dimension
 from sandbox.lab import execute, work
@@ -124,7 +125,7 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
         (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
         (
             lambda: experiment("width", "quick"),
-            "experiment must be one of dimension, phase, start_decides, growth_noise, pilot, recipe_cost, got 'width'",
+            "experiment must be one of dimension, phase, .*, networks, recipe_cost, got 'width'",
         ),
         (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
     ],
@@ -142,3 +143,29 @@ def test_the_maps_of_the_phase_experiment(tmp_path):
     written = draw(("phase",), sweep, "smoke", store, tmp_path / "out", say=lambda _: None)
     assert [path.name for path in written] == [f"phase.{ending}" for ending in ENDINGS]
     assert len(pd.read_csv(tmp_path / "out" / "phase.csv")) == len(sweep.students())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "needs"), [("networks", "networks"), ("growth", "growth_noise")])
+def test_network_figures_along_training(tmp_path, name, needs):
+    sweep = experiment(needs, "smoke").narrowed({"dim": (2,), "seed": (0,)})
+    store, out = Store(tmp_path / "results"), tmp_path / "out"
+    assert run(sweep.cells(), store, quiet=True) == 0
+    written = draw((name,), sweep, "smoke", store, out, say=lambda _: None)
+    assert [path.name for path in written] == [f"{name}.{ending}" for ending in ENDINGS]
+    table = pd.read_csv(out / f"{name}.csv")
+    assert list(table["arm"]) == sorted(sweep.arms)
+    measure = "displacement" if name == "networks" else "correlation_distance"
+    for row in table.itertuples():
+        cell = dict(sweep.students())[row.arm]
+        for point in store.get(cell)["trajectory"]:
+            assert getattr(row, f"{measure}_at_{point['step']}", point[measure]) == point[measure]
+        assert row.displacement == store.get(cell)["measures"]["displacement"]
+    assert table[f"{measure}_at_2"].notna().all()
+    # Four updates do not reach the law: the figure is drawn of students that fail its gate, and of missing steps.
+    assert table[f"{measure}_at_1024"].isna().all()
+    manifest = json.loads((out / f"{name}.json").read_text())
+    assert manifest["trained_on"] == [f"{torch.__version__} CPU"]
+    draw((name,), sweep, "smoke", Store(tmp_path / "none", create=False), tmp_path / "again", out, say=lambda _: None)
+    for ending in ("png", "csv", "json"):
+        assert (out / f"{name}.{ending}").read_bytes() == (tmp_path / "again" / f"{name}.{ending}").read_bytes()

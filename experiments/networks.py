@@ -1,0 +1,41 @@
+"""Do networks copy because the dimension is high, or because their training is calm? One start, two recipes, d to 128.
+
+Network students of a mixture of eight modes, distilled as DMD2 does. Two recipes that both reach the teacher's law:
+
+    gentle   lr 1e-4, batch 256, four blocks, no average: as in the pilot measurements of this question
+    brisk    lr 2e-3, batch 128, two blocks, averaged weights: the recipe of the main sweep (`recipes.NETWORK`)
+
+each from teacher networks that are converged (3000 updates on the closed-form denoiser) and from young ones. The
+dimension, the teacher and the loss are the same; how far an update can carry a student is not.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import GENTLE, NETWORK
+from sandbox.lab.sweep import Sweep
+
+ARMS = {
+    "gentle, converged teacher": {**GENTLE, "teacher_steps": 3000},
+    "gentle, young teacher": {**GENTLE, "teacher_steps": 400},
+    "brisk, converged teacher": {**NETWORK, "width": 128, "teacher_steps": 3000},
+    "brisk, young teacher": {**NETWORK, "width": 128, "teacher_steps": 100},
+}
+
+
+def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
+    arms = {arm: {**recipe, **fields} for arm, recipe in ARMS.items()}
+    return Sweep("networks", {}, arms, {"dim": dims, "seed": tuple(range(seeds))})
+
+
+PRESETS = {
+    "smoke": _sweep((2, 3), 2, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
+    "quick": _sweep((2, 8, 32), 2),
+    "full": _sweep((1, 2, 4, 8, 16, 32, 64, 128), 16),
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from sandbox.__main__ import main
+
+    sys.exit(main(["run", "--experiment", "networks", *sys.argv[1:]]))
