@@ -23,6 +23,6 @@ RATES = (5e-4, 1e-3, 2e-3)
 
 PRESETS = {
     "smoke": _sweep((2,), (4, 8), (1e-3, 2e-3), 2, width=8, depth=1, steps=4, fake_warmup=4),
-    "quick": _sweep((2, 4, 8), CONVERGENCE, RATES, 5),
+    "quick": _sweep((2, 4, 8), CONVERGENCE, RATES, 10),
     "full": _sweep((2, 4, 8, 16, 32), CONVERGENCE, RATES, 16),
 }

@@ -15,14 +15,18 @@ from sandbox.measure.onset import THRESHOLD
 NEEDS = "start_decides"
 CAPTION = (
     "Fate against start. Network students of a mixture of eight modes, from teacher networks of 50 to 3000 updates, at "
-    "three learning rates; real score and reference map are the analytic ones. Left, final displacement (0 copy, 1 "
+    "three learning rates; real score and reference map are the analytic ones. Top, final displacement (0 copy, 1 "
     "independent) against the cosine between the student's first output and the exact one-step denoiser, linear parts, "
     "along the directions between the modes: known before distillation. Dots: students, lighter at higher learning "
     "rate; hollow: failed the law gate; dotted: displacement 1/2. Black line: 1 - cosine, the displacement of a "
-    "student that keeps its start's angle; nothing fitted. Last panel, ROC curves of that cosine for copying "
-    "(displacement < 1/2) among students that pass the gate, with the area and its 95 % interval over students (three, "
-    "one per learning rate, share a start); diagonal: chance."
+    "student that keeps its start's angle; nothing fitted. Bottom, of the students that pass the gate: ROC curves of "
+    "that cosine for copying (displacement < 1/2) with the area and its 95 % interval over students (three, one per "
+    "learning rate, share a start), diagonal: chance; the area for the correlation distance to the teacher's map "
+    "that a student has after some updates (at the left edge the start's own), bands: 95 % intervals, dotted: chance; "
+    "and calibration, measured displacement against 1 - kept cosine (the start's and the expected optimiser noise of "
+    "its growth, nothing fitted) in fifths of the students, mean with standard error, diagonal: calibrated."
 )
+STEPS = (0, *(2**k for k in range(11)), 2000)
 COLUMNS = (
     *IDENTITY,
     "teacher_steps",
@@ -32,7 +36,9 @@ COLUMNS = (
     "start_error_ratio_between",
     "kept_cosine",
     "noise_to_start",
+    *(f"correlation_distance_at_{step}" for step in STEPS),
 )
+FIFTHS = 5
 SHADES = ("#003A5C", "#0072B2", "#7FB8D8")
 LINES = ("-", "--", ":", "-.", (0, (1, 3)))
 
@@ -41,12 +47,17 @@ def draw(table: pd.DataFrame) -> Figure:
     """The figure from one row per student."""
     table = table[(table["status"] == "done") & table["start_cosine_between"].notna()]
     dims = sorted(table["dim"].unique())[:3]
-    fig = style.figure(style.DOUBLE * (len(dims) + 1) / 4, 2.2)
-    axes = fig.subplots(1, len(dims) + 1, width_ratios=[1] * len(dims) + [1.15])
-    for letter, ax, dim in zip("abc", axes, dims):
+    fig = style.figure(style.DOUBLE, 4.3)
+    top, bottom = fig.subplots(2, 3)
+    for letter, ax, dim in zip("abc", top, dims):
         _fates(ax, letter, table[table["dim"] == dim], dim)
-    axes[0].set_ylabel("displacement $\\rho$")
-    _curves(axes[-1], "abcd"[len(dims)], gated(table), dims)
+    for ax in top[len(dims) :]:
+        ax.set_visible(False)
+    top[0].set_ylabel("displacement $\\rho$")
+    passed = gated(table)
+    _curves(bottom[0], "d", passed, dims)
+    _decided(bottom[1], "e", passed, dims)
+    _calibration(bottom[2], "f", passed, dims)
     return fig
 
 
@@ -84,3 +95,45 @@ def _curves(ax: Axes, letter: str, table: pd.DataFrame, dims) -> None:
     ax.set_ylabel("copied, called copies")
     ax.set_xticks([0, 0.5, 1])
     ax.set_yticks([0, 0.5, 1])
+
+
+def _decided(ax: Axes, letter: str, table: pd.DataFrame, dims) -> None:
+    style.panel_letter(ax, letter, "when is it decided?")
+    ax.axhline(0.5, color=style.NULL, linewidth=0.6, linestyle=":")
+    for dim, line, color in zip(dims, LINES, SHADES):
+        mine = table[table["dim"] == dim]
+        rows = []
+        for step in STEPS:
+            so_far = mine[f"correlation_distance_at_{step}"].astype(float)
+            known = so_far.notna()
+            found = separation(-so_far[known].to_numpy(), mine["displacement"][known].to_numpy() < THRESHOLD)
+            rows.append((max(step, 0.5), found.area, found.low, found.high))
+        x, area, low, high = np.array(rows).T
+        ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        ax.plot(x, area, color=color, linestyle=line, label=f"$d$ = {dim}")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([0.5, 4, 32, 256, 2048], ["start", "4", "32", "256", "2048"])
+    ax.set_ylim(0.3, 1.02)
+    ax.set_xlabel("student update")
+    ax.set_ylabel("area, by what it is then")
+    if ax.lines:
+        ax.legend(frameon=False, loc="lower right", fontsize=7)
+
+
+def _calibration(ax: Axes, letter: str, table: pd.DataFrame, dims) -> None:
+    style.panel_letter(ax, letter, "predicted, measured")
+    ax.plot([0, 1.2], [0, 1.2], color=style.THEORY, linewidth=0.8)
+    for dim, line, color in zip(dims, LINES, SHADES):
+        mine = table[(table["dim"] == dim) & table["kept_cosine"].notna()].sort_values("kept_cosine", kind="stable")
+        if len(mine) < 2 * FIFTHS:
+            continue
+        groups = [mine.iloc[part] for part in np.array_split(np.arange(len(mine)), FIFTHS)]
+        x = [1 - group["kept_cosine"].mean() for group in groups]
+        y = [group["displacement"].mean() for group in groups]
+        error = [group["displacement"].std() / len(group) ** 0.5 for group in groups]
+        ax.errorbar(x, y, error, color=color, linestyle=line, marker="o", markersize=2.5, linewidth=0.9)
+    ax.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
+    ax.set_xlim(-0.03, 1.1)
+    ax.set_ylim(-0.03, 1.3)
+    ax.set_xlabel("1 - kept cosine, before training")
+    ax.set_ylabel("displacement after it")

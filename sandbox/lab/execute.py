@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from sandbox.lab.cell import Cell
+from sandbox.lab.memory import free_bytes
 from sandbox.lab.progress import Progress
 from sandbox.lab.store import Store
 from sandbox.lab.sweep import cost, packs
@@ -98,7 +99,7 @@ def run(
         cells: students to train. store: where results are and go.
         workers: 1 is a plain loop in this process; more are processes of one thread each on this machine's loopback.
         scheduler: address of a running dask scheduler (tcp://host:port), used instead of local workers.
-        pack_size: students trained together. Changes no number.
+        pack_size: students trained together at most, fewer where memory is short. Changes no number.
         device: where networks train, cpu or cuda. Its noise is another than the CPU's, of the same law.
     Raises:
         ValueError: workers or pack_size < 1, or a device that is not there.
@@ -116,9 +117,10 @@ def run(
     unfinished = Unfinished(store.unfinished, device)
     under_way = unfinished.packs(todo)
     rest = [cell for cell in todo if cell not in {c for items in under_way for c in items}]
-    work = packs(rest, pack_size, device)
+    memory = free_bytes(device if any(cell.student == "mlp" for cell in rest) else "cpu") / workers
+    work = packs(rest, pack_size, device, memory)
     if len(under_way) + len(work) < workers and scheduler is None and rest:
-        work = packs(rest, max(1, -(-len(rest) // workers)), device)
+        work = packs(rest, max(1, -(-len(rest) // workers)), device, memory)
     work = under_way + work
     total = sum(lesson.cost for lesson in lessons) + sum(map(cost, work))
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from sandbox.lab.cell import Cell, cell_from
+from sandbox.lab.memory import fitting
 
 Value = Any | Callable[[dict], Any]
 
@@ -100,12 +101,14 @@ class Sweep:
         return dataclasses.replace(self, axes={**self.axes, **axes}, own_axes=kept)
 
 
-def packs(cells: Iterable[Cell], size: int = 16, device: str = "cpu") -> list[list[Cell]]:
+def packs(cells: Iterable[Cell], size: int = 16, device: str = "cpu", memory: float = math.inf) -> list[list[Cell]]:
     """Cells grouped into packs of at most `size` that train together, the costliest first.
 
     A pack is hardly larger than it takes for a step's fixed price to be a small share of its cost: an interrupted run
     loses the packs under way, so they should be short. On a CUDA device a step's price hardly depends on the number of
-    networks: packs are as large as they may be. Raises ValueError, naming it pack, if size < 1."""
+    networks: packs are as large as they may be. `memory`, in bytes, is what one pack may find free.
+
+    Raises ValueError, naming it pack, if size < 1."""
     if size < 1:
         raise ValueError(f"pack must be >= 1, got {size}")
     shelves: dict[tuple, list[Cell]] = {}
@@ -119,7 +122,8 @@ def packs(cells: Iterable[Cell], size: int = 16, device: str = "cpu") -> list[li
         enough = _step_cost(shelf[0]) * (1 / STEP_SHARE - 1) / _student_cost(shelf[0])
         if device != "cpu" and shelf[0].student == "mlp":
             enough = math.inf
-        parts = max(1, round(len(shelf) / enough), math.ceil(len(shelf) / size))
+        most = size if memory == math.inf else min(size, fitting(shelf[0], memory))
+        parts = max(1, round(len(shelf) / enough), math.ceil(len(shelf) / most))
         chunk = math.ceil(len(shelf) / parts)
         grouped += [shelf[i : i + chunk] for i in range(0, len(shelf), chunk)]
     return sorted(grouped, key=cost, reverse=True)
