@@ -244,6 +244,8 @@ def _say_table(sweep: Sweep, store: Store) -> None:
     twice = f" ({shared} of them stand in two arms)" if shared else ""
     print(
         f"\n{done} of {total} students finished{twice}, {len(gate)} pass the law gate.\n"
+        "Core seconds are what the scheduler expects of a student, without its teacher network; in brackets, of one\n"
+        "that passes.\n"
         "Displacement is measured against the analytic teacher's map (real score: analytic).\n"
         "Onset: where the mean displacement of the students that pass passes 1/2 (d <= 2 left out where the\n"
         "per-sample normaliser is heavy-tailed); nothing in d* predicted is fitted to students."

@@ -16,8 +16,8 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "recipes")
-EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "networks", "recipe_cost")
+FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "matched", "recipes")
+EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "networks", "matched", "recipe_cost")
 
 
 class NothingToDraw(ValueError):

@@ -102,10 +102,10 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
 
 def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.DataFrame:
     """One row per arm: students, diverged, gate pass rate, and the onset of copying with its interval beside the
-    predicted d*.
+    predicted d*, and the core seconds that a student is expected to take.
 
     The onset is of `value` over the students of `comparable`. Columns: arm, students, diverged, gate, onset, at, low,
-    high, predicted."""
+    high, predicted, core_seconds."""
     cells: dict[str, list] = {}
     for arm, cell in sweep.students():
         cells.setdefault(arm, []).append(cell)
@@ -123,6 +123,7 @@ def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.D
             "low": np.nan,
             "high": np.nan,
             "predicted": np.nan,
+            "core_seconds": float(np.mean([core_seconds(cell) for cell in wanted])),
         }
         try:
             row["predicted"] = predicted_onset(wanted)
@@ -150,16 +151,20 @@ def arms_text(summary: pd.DataFrame) -> str:
     def number(v: float) -> str:
         return "-" if not np.isfinite(v) else f"{v:.3g}"
 
-    lines = [("arm", "students", "gate", "onset (displacement 1/2)", "d measured [95 %]", "d* predicted")]
+    lines = [
+        ("arm", "students", "gate", "core s (passing)", "onset (displacement 1/2)", "d measured [95 %]", "d* predicted")
+    ]
     for row in summary.itertuples():
         interval = f"{number(row.at)} [{number(row.low)}, {number(row.high)}]" if np.isfinite(row.at) else "-"
         diverged = f" ({row.diverged} diverged)" if row.diverged else ""
         gate = "-" if not np.isfinite(row.gate) else f"{row.gate:.0%}"
+        passing = row.core_seconds / row.gate if row.gate > 0 else np.nan
         lines.append(
             (
                 row.arm,
                 f"{row.students}/{row.of}{diverged}",
                 gate,
+                f"{number(row.core_seconds)} ({number(passing)})",
                 words.get(row.onset, row.onset),
                 interval,
                 number(row.predicted),

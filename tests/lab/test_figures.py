@@ -13,6 +13,7 @@ from sandbox.lab.execute import run
 from sandbox.lab.gallery import FIGURES as EVERY
 from sandbox.lab.gallery import NothingToDraw, draw, experiment, figure_module
 from sandbox.lab.store import Store
+from sandbox.lab.sweep import cost
 
 ENDINGS = ("svg", "png", "csv", "json")
 
@@ -125,7 +126,7 @@ def test_without_numbers_the_message_says_what_to_run(tmp_path, name):
         (lambda: figure_module("banner"), "figure must be one of .*got 'banner'"),
         (
             lambda: experiment("width", "quick"),
-            "experiment must be one of dimension, phase, .*, networks, recipe_cost, got 'width'",
+            "experiment must be one of dimension, phase, .*, networks, matched, recipe_cost, got 'width'",
         ),
         (lambda: experiment("dimension", "huge"), "preset must be one of .*got 'huge'"),
     ],
@@ -166,6 +167,27 @@ def test_network_figures_along_training(tmp_path, name, needs):
     assert table[f"{measure}_at_1024"].isna().all()
     manifest = json.loads((out / f"{name}.json").read_text())
     assert manifest["trained_on"] == [f"{torch.__version__} CPU"]
+    draw((name,), sweep, "smoke", Store(tmp_path / "none", create=False), tmp_path / "again", out, say=lambda _: None)
+    for ending in ("png", "csv", "json"):
+        assert (out / f"{name}.{ending}").read_bytes() == (tmp_path / "again" / f"{name}.{ending}").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "needs"), [("matched", "matched"), ("recipes", "recipe_cost")])
+def test_network_figures_of_ends(tmp_path, name, needs):
+    sweep = experiment(needs, "smoke")
+    store, out = Store(tmp_path / "results"), tmp_path / "out"
+    assert run(sweep.cells(), store, quiet=True) == 0
+    draw((name,), sweep, "smoke", store, out, say=lambda _: None)
+    table = pd.read_csv(out / f"{name}.csv")
+    assert sorted(zip(table["arm"], table["key"], strict=True)) == sorted((a, c.key) for a, c in sweep.students())
+    for row in table.itertuples():
+        cell = next(cell for _, cell in sweep.students() if cell.key == row.key)
+        assert row.displacement == store.get(cell)["measures"]["displacement"]
+        if name == "recipes":
+            assert row.core_seconds == pytest.approx(cost([cell] * 16) / 16e3)
+        else:
+            assert (row.start_error, row.sigma_init) == (cell.start_error, cell.sigma_init)
     draw((name,), sweep, "smoke", Store(tmp_path / "none", create=False), tmp_path / "again", out, say=lambda _: None)
     for ending in ("png", "csv", "json"):
         assert (out / f"{name}.{ending}").read_bytes() == (tmp_path / "again" / f"{name}.{ending}").read_bytes()

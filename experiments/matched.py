@@ -1,0 +1,40 @@
+"""With equally good starts, is dimension still a cause? A known error is added to converged starts, dimension by
+dimension.
+
+Network students from converged teacher networks, whose start is given an error of a chosen size over the exact start's
+signal. If the curves of displacement against the quality of the start lie on each other, dimension acts through the
+start alone. Two more arms: the exact start (the closed-form denoiser plus a network that is zero at first), and a start
+at a low noise level, where the one-step denoiser is already of the teacher's size and nothing has to grow.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import NETWORK
+from sandbox.lab.sweep import Sweep
+
+ERRORS = (0.0, 0.5, 1.0, 2.0, 4.0)
+ARMS = {
+    "added error": {},
+    "exact start": {"start": "residual"},
+    "start at sigma 2.5": {"sigma_init": 2.5},
+}
+
+
+def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
+    base = {**NETWORK, "teacher_steps": 3000, **fields}
+    own_axes = {"added error": {"dim": dims, "start_error": ERRORS, "seed": tuple(range(seeds))}}
+    return Sweep("matched", base, ARMS, {"dim": dims, "seed": tuple(range(seeds))}, own_axes)
+
+
+PRESETS = {
+    "smoke": _sweep((2,), 1, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
+    "quick": _sweep((2, 8, 32), 8),
+    "full": _sweep((2, 4, 8, 16, 32, 64), 16),
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from sandbox.__main__ import main
+
+    sys.exit(main(["run", "--experiment", "matched", *sys.argv[1:]]))
