@@ -20,9 +20,13 @@ validate: $(INSTALLED)
 figures: $(INSTALLED)
 	$(BIN)/python -m sandbox figures
 
-# The committed figures and tables that the README shows, redrawn from the stored results of the full sweep.
+# The committed figures and tables that the README shows, redrawn from stored results where there are any.
 gallery: $(INSTALLED)
 	$(BIN)/python -m sandbox figures --preset full --out figures/gallery
+	$(BIN)/python -m sandbox figures --experiment networks --preset full --out figures/gallery
+	for experiment in phase start_decides growth_noise matched recipe_cost; do \
+		$(BIN)/python -m sandbox figures --experiment $$experiment --out figures/gallery || exit 1; \
+	done
 
 # Independent implementations to compare with. 3.x is the last DiffusionLab that has mixtures; its metadata asks for an older Python.
 oracle: $(INSTALLED)
