@@ -28,7 +28,7 @@ def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
 
 PRESETS = {
     "smoke": _sweep((2,), 1, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
-    "quick": _sweep((2, 8, 32), 8),
+    "quick": _sweep((2, 8, 32), 5),
     "full": _sweep((2, 4, 8, 16, 32, 64), 16),
 }
 
