@@ -4,7 +4,8 @@ dimension.
 Network students from converged teacher networks, whose start is given an error of a chosen size over the exact start's
 signal. If the curves of displacement against the quality of the start lie on each other, dimension acts through the
 start alone. Two more arms: the exact start (the closed-form denoiser plus a network that is zero at first), and a start
-at a low noise level, where the one-step denoiser is already of the teacher's size and nothing has to grow.
+at a low noise level, where the one-step denoiser already has a tenth to a third of the teacher's variance, and next to
+none at level 80.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What does a network student cost whose law passes the gate, and which part of a recipe moves its pairing?
 
-From the brisk recipe of the main sweep one thing at a time is changed towards the gentle one (`recipes`), and in the
-gentle one the learning rate alone is raised to the brisk one's. Converged teacher networks throughout.
+From the brisk recipe of the main sweep one thing at a time is changed, most towards the gentle one (`recipes`; the
+batch of student and fake score together), and in the gentle one the learning rate alone is raised to the brisk one's.
+Converged teacher networks throughout.
 """
 
 from __future__ import annotations

@@ -14,17 +14,18 @@ from sandbox.measure.onset import THRESHOLD
 
 NEEDS = "start_decides"
 CAPTION = (
-    "Fate against start. Network students of a mixture of eight modes, from teacher networks of 50 to 3000 updates, at "
-    "three learning rates; real score and reference map are the analytic ones. Top, final displacement (0 copy, 1 "
-    "independent) against the cosine between the student's first output and the exact one-step denoiser, linear parts, "
-    "along the directions between the modes: known before distillation. Dots: students, lighter at higher learning "
-    "rate; hollow: failed the law gate; dotted: displacement 1/2. Black line: 1 - cosine, the displacement of a "
-    "student that keeps its start's angle; nothing fitted. Bottom, of the students that pass the gate: ROC curves of "
-    "that cosine for copying (displacement < 1/2) with the area and its 95 % interval over students (three, one per "
-    "learning rate, share a start), diagonal: chance; the area for the correlation distance to the teacher's map "
-    "that a student has after some updates (at the left edge the start's own), bands: 95 % intervals, dotted: chance; "
-    "and calibration, measured displacement against 1 - kept cosine (the start's and the expected optimiser noise of "
-    "its growth, nothing fitted) in fifths of the students, mean with standard error, diagonal: calibrated."
+    "Fate against start. Network students of a mixture of eight modes, from teacher networks of 50 to 3000 updates, "
+    "at three learning rates; real score and reference map are the analytic ones. Top, final displacement (0 copy, 1 "
+    "independent) against the cosine between the student's first output and the exact one-step denoiser, linear "
+    "parts, along the directions between the modes: known before distillation. Dots: students, lighter at higher "
+    "learning rate; hollow: failed the law gate; dotted: displacement 1/2. Black line: 1 - cosine, the displacement "
+    "of a student that keeps its start's angle; nothing fitted. Bottom, of the students that pass the gate: ROC "
+    "curves of that cosine for copying (displacement < 1/2) with the area and its 95 % interval over students (three, "
+    "one per learning rate, share a start), diagonal: chance; the area for the correlation distance to the teacher's "
+    "map that a student has after some updates (at the left edge the start's own), bands: 95 % intervals, dotted: "
+    "chance; and calibration, measured displacement against 1 - kept cosine (the start's and the expected optimiser "
+    "noise of its growth, nothing fitted) in fifths of the students, mean with standard error, diagonal: calibrated. "
+    "Intervals and errors take students for independent, although three share a start."
 )
 STEPS = (0, *(2**k for k in range(11)), 2000)
 COLUMNS = (

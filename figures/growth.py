@@ -12,13 +12,14 @@ from sandbox.measure.onset import THRESHOLD
 
 NEEDS = "growth_noise"
 CAPTION = (
-    "The same starts under different training noise: network students of a mixture of eight modes at d = 2, from "
-    "teacher networks of 3000 updates, trained as DMD2 does, analytic real score and reference. Arms differ from the "
-    "recipe (learning rate 2e-3, batch 128, per-sample normaliser, 2000 updates) in what they name; seed by seed, the "
-    "arms share their starts. Left: correlation distance to the teacher's map (0 copy of any size, 1 independent) "
-    "along training, mean over seeds; grey line: mean scale, the student's total variance over the teacher's, of the "
-    "recipe: the law is reached where it is 1. Right: displacement at the end, one dot per seed (hollow: failed the "
-    "law gate), bar: mean; grey: 95 % range of the shuffled-pair null."
+    "The same starts under different training noise: network students of a mixture of eight modes at d = 2 (the "
+    "smallest dimension in the table), from teacher networks of 3000 updates, trained as DMD2 does, analytic real "
+    "score and reference. Arms differ from the recipe (learning rate 2e-3, batch 128, per-sample normaliser, 2000 "
+    "updates) in what they name; seed by seed, the arms share their starts. Left: correlation distance to the "
+    "teacher's map (0 copy of any size, 1 independent) along training, mean over seeds; grey line: mean scale, the "
+    "student's total variance over the teacher's, of the recipe: it has the teacher's size where it is 1. Right: "
+    "displacement at the end, one dot per seed (hollow: failed the law gate), bar: mean; grey: 95 % range of the "
+    "shuffled-pair null."
 )
 STEPS = (*(2**k for k in range(11)), 2000)
 COLUMNS = (

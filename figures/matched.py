@@ -21,7 +21,8 @@ CAPTION = (
     "it. (b) The same students against the cosine between their start and the exact one-step denoiser, along the "
     "directions between modes; black: 1 - cosine, the displacement of a student that keeps its start's angle, nothing "
     "fitted. (c) Starts without any error (closed-form denoiser plus a network that is zero at first), and starts at "
-    "noise level 2.5 instead of 80, beside the converged teacher's. Grey: 95 % range of the shuffled-pair null."
+    "noise level 2.5 instead of 80, beside the converged teacher's; bars: means of all students, passed or not. At "
+    "most four dimensions are drawn. Grey: 95 % range of the shuffled-pair null, mean over dimensions."
 )
 COLUMNS = (
     *IDENTITY,

@@ -122,7 +122,7 @@ class Run(Where):
     scheduler: str | None = None
     """address of a running dask scheduler, tcp://host:port, instead of local workers"""
     pack: int = 32
-    """students trained together at most, fewer where memory is short; changes no number (number)"""
+    """students trained together at most, fewer where memory is short; changes no number on a CPU (number)"""
     device: str = "auto"
     """where networks train: cpu, cuda, or auto (cuda where there is one)"""
     out: Path | None = None

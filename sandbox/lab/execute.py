@@ -99,8 +99,10 @@ def run(
         cells: students to train. store: where results are and go.
         workers: 1 is a plain loop in this process; more are processes of one thread each on this machine's loopback.
         scheduler: address of a running dask scheduler (tcp://host:port), used instead of local workers.
-        pack_size: students trained together at most, fewer where memory is short. Changes no number.
-        device: where networks train, cpu or cuda. Its noise is another than the CPU's, of the same law.
+        pack_size: students trained together at most, fewer where memory is short. Changes no number on the CPU, and on
+            a CUDA device no more than rounding does.
+        device: where networks train: cpu, cuda, or auto for cuda where there is one. Its noise is another than the
+            CPU's, of the same law. With a scheduler, whose workers must have the device, judged on this machine.
     Raises:
         ValueError: workers or pack_size < 1, or a device that is not there.
         ConnectionError: no scheduler answers at the address.
@@ -113,14 +115,22 @@ def run(
     cells = list(dict.fromkeys(cells))
     todo = store.missing(cells)
     absent = [network for network in networks_of(todo) if store.network(network.key) is None]
-    lessons = [Lesson(items, device) for items in network_packs(absent, pack_size)]
+    here, there = (free_bytes(place) / workers for place in ("cpu", device))
+    lessons = [Lesson(items, device) for items in network_packs(absent, pack_size, there)]
     unfinished = Unfinished(store.unfinished, device)
     under_way = unfinished.packs(todo)
     rest = [cell for cell in todo if cell not in {c for items in under_way for c in items}]
-    memory = free_bytes(device if any(cell.student == "mlp" for cell in rest) else "cpu") / workers
-    work = packs(rest, pack_size, device, memory)
-    if len(under_way) + len(work) < workers and scheduler is None and rest:
-        work = packs(rest, max(1, -(-len(rest) // workers)), device, memory)
+    linear = [cell for cell in rest if cell.student != "mlp"]
+    networks = [cell for cell in rest if cell.student == "mlp"]
+
+    def together(size: int) -> list[list[Cell]]:
+        made = packs(linear, size, memory=here) + packs(networks, size, device, there)
+        return sorted(made, key=cost, reverse=True)
+
+    work = together(pack_size)
+    # Processes that share one device only get in each other's way; cores are there to be used.
+    if len(under_way) + len(work) < workers and scheduler is None and rest and device == "cpu":
+        work = together(max(1, -(-len(rest) // workers)))
     work = under_way + work
     total = sum(lesson.cost for lesson in lessons) + sum(map(cost, work))
 

@@ -95,7 +95,7 @@ def draw(
             "versions": versions(),
         }
         if len(table):
-            manifest["trained_on"] = sorted(set(table["trained_on"]) - {""})
+            manifest["trained_on"] = sorted(set(table["trained_on"]))
             # Measures that none of the students has are empty columns.
             table = table.reindex(columns=list(module.COLUMNS))
             table = table.sort_values(["arm", "dim", "seed"], kind="stable").reset_index(drop=True)

@@ -20,7 +20,7 @@ MATRICES, LINEAR_POINTS = 24, 16
 
 def student_bytes(cell: Cell) -> float:
     """An estimate, rather too large than too small, of the memory that a student takes while its pack trains."""
-    d, batch = cell.dim, max(cell.batch, cell.fake_batch or 0)
+    d, batch = cell.dim, max(cell.batch, cell.fake_batch or 0, cell.teacher_batch or 0)
     if cell.student != "mlp":
         levels = cell.bins or 1000 if cell.fake_score == "levels" else 0
         return DOUBLE * (MATRICES * d**2 + 4 * levels * d**2 + LINEAR_POINTS * batch * d)

@@ -41,7 +41,7 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
         row["core_seconds"] = core_seconds(cell)
         row |= _path(record["trajectory"])
         trained = record.get("trained")
-        row["trained_on"] = f"{trained['torch']} {trained['device']}" if trained else ""
+        row["trained_on"] = f"{trained['torch']} {trained['device']}" if trained else "not recorded"
         row |= _predicted(cell)
         if "start" in record:
             row |= predict_network(cell, record["start"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sandbox.lab.cell import ALGORITHM_VERSION, TEACHER_OPTIONS, Cell
+from sandbox.lab.memory import fitting
 from sandbox.lab.provenance import trained_on
 from sandbox.lab.reference import generator
 from sandbox.lab.sweep import network_pass
@@ -74,14 +75,17 @@ def networks_of(cells: Sequence[Cell]) -> list[TeacherNetwork]:
     return list(dict.fromkeys(network_of(cell) for cell in cells if cell.student == "mlp"))
 
 
-def network_packs(networks: Sequence[TeacherNetwork], size: int) -> list[list[TeacherNetwork]]:
-    """Networks grouped into packs of one teacher and shape, each of at most `size`."""
+def network_packs(
+    networks: Sequence[TeacherNetwork], size: int, memory: float = math.inf
+) -> list[list[TeacherNetwork]]:
+    """Networks grouped into packs of one teacher and shape, each of at most `size` and fit for so many bytes."""
     shelves: dict[Cell, list[TeacherNetwork]] = {}
     for network in networks:
         shelves.setdefault(network.cell, []).append(network)
     packs = []
-    for shelf in shelves.values():
-        chunk = math.ceil(len(shelf) / math.ceil(len(shelf) / size))
+    for cell, shelf in shelves.items():
+        most = size if memory == math.inf else min(size, fitting(cell, memory))
+        chunk = math.ceil(len(shelf) / math.ceil(len(shelf) / most))
         packs += [shelf[i : i + chunk] for i in range(0, len(shelf), chunk)]
     return packs
 

@@ -26,6 +26,8 @@ from sandbox.student.optimise import Moments
 # A pack that trains for less is not worth a file; one that is stopped loses at most this.
 SECONDS = 60.0
 
+CPU, CUDA = "cpu", "cuda"
+
 Trajectories = list[list[dict]]
 """Each student's points so far."""
 
@@ -36,18 +38,25 @@ class Unfinished:
 
     Args:
         folder: where they are; nothing is written or found if it does not exist, as on a worker that does not share it.
-        device: where its packs train. Elsewhere they would go on with other noise, and train from their start instead.
+        device: where networks train. On another one they would go on with other noise, and train from their start
+            instead; linear students are always on the CPU.
         seconds: time between two writings of a pack.
     """
 
     folder: Path
-    device: str = "cpu"
+    device: str = CPU
     seconds: float = SECONDS
     _written: float = field(default_factory=time.monotonic, init=False)
 
     def path(self, cells: Sequence[Cell]) -> Path:
         """The file of a pack; the order of its cells counts."""
-        text = " ".join([self.device, *(cell.key for cell in cells)])
+        return self._path(cells, self._device(cells))
+
+    def _device(self, cells: Sequence[Cell]) -> str:
+        return self.device if cells[0].student == "mlp" else CPU
+
+    def _path(self, cells: Sequence[Cell], device: str) -> Path:
+        text = " ".join([*([] if device == CPU else [device]), *(cell.key for cell in cells)])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.pt"
 
     def due(self) -> bool:
@@ -57,7 +66,7 @@ class Unfinished:
     def write(self, cells: Sequence[Cell], carried: Carried, trajectories: Trajectories) -> None:
         """Writes a pack, in place of what was there."""
         content = {
-            "device": self.device,
+            "device": self._device(cells),
             "cells": [cell.key for cell in cells],
             "carried": {f.name: getattr(carried, f.name) for f in fields(carried)},
             "trajectories": json.dumps(trajectories),
@@ -79,15 +88,17 @@ class Unfinished:
         found = []
         for path in sorted(self.folder.glob("*.pt")):
             content = _content(path)
-            if content is None or content["device"] != self.device:
+            if content is None or not all(key in by_key for key in content["cells"]):
                 continue
-            if all(key in by_key for key in content["cells"]):
+            pack = [by_key[key] for key in content["cells"]]
+            if content["device"] == self._device(pack):
                 found.append([by_key.pop(key) for key in content["cells"]])
         return found
 
     def remove(self, cells: Sequence[Cell]) -> None:
-        """Forgets a pack."""
-        self.path(cells).unlink(missing_ok=True)
+        """Forgets a pack, on whatever device it was under way."""
+        for device in (CPU, CUDA):
+            self._path(cells, device).unlink(missing_ok=True)
 
 
 def _content(path: Path) -> dict | None:
@@ -95,7 +106,8 @@ def _content(path: Path) -> dict | None:
         return None
     try:
         with torch.serialization.safe_globals([Moments]):
-            content = torch.load(path, weights_only=True, mmap=True)
+            # Onto the CPU: this process may have no device, or only want to know which students these are.
+            content = {"device": CPU} | torch.load(path, weights_only=True, mmap=True, map_location="cpu")
         if set(content) != {"device", "cells", "carried", "trajectories"} or set(content["carried"]) != FIELDS:
             raise ValueError("it is no pack under way")
         return content

@@ -52,6 +52,7 @@ class Captured:
     def __init__(self, advance: Advance, generators: Sequence[torch.Generator], device: torch.device):
         self.advance, self.generators, self.device = advance, generators, device
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.place: Tree = None
         self.eager = device.type != "cuda"
         if self.eager:
             warnings.warn(f"a CUDA graph needs a CUDA device, training goes on eagerly on {device.type}", stacklevel=3)
@@ -62,7 +63,7 @@ class Captured:
             try:
                 self._record(place, step, rate)
             except RuntimeError as problem:
-                self.graph, self.eager = None, True
+                self.graph, self.place, self.eager = None, None, True
                 reason = str(problem).strip().partition("\n")[0]
                 warnings.warn(f"the step cannot be a CUDA graph, training goes on eagerly ({reason})", stacklevel=3)
         if self.graph is None:
@@ -83,11 +84,13 @@ class Captured:
         # Before recording, libraries have to have taken what memory they need, and a device's own stream must be new.
         aside = torch.cuda.Stream(self.device)
         aside.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(aside):
-            self.advance(self.place, self.step, self.rate)
-        torch.cuda.current_stream(self.device).wait_stream(aside)
-        for generator, before in zip(self.generators, places, strict=True):
-            generator.set_state(before)
+        try:
+            with torch.cuda.stream(aside):
+                self.advance(self.place, self.step, self.rate)
+        finally:
+            torch.cuda.current_stream(self.device).wait_stream(aside)
+            for generator, before in zip(self.generators, places, strict=True):
+                generator.set_state(before)
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sandbox.__main__ import main
+from sandbox.lab import execute
 from sandbox.lab.cell import Cell
 from sandbox.lab.execute import device_named, run
 from sandbox.lab.store import Store
@@ -14,6 +15,7 @@ from sandbox.lab.sweep import packs
 from sandbox.lab.teach import network_of, train_networks
 from sandbox.lab.unfinished import Unfinished
 from sandbox.lab.work import train_pack
+from sandbox.student.distill import Carried
 from tests.blind import Blind
 from tests.tiny import NETWORK
 
@@ -31,7 +33,8 @@ def test_without_a_device(tmp_path, capsys):
         run([LINEAR], Store(tmp_path / "a"), quiet=True, device="cuda")
     assert main(["run", "--preset", "smoke", "--device", "cuda", "--results", str(tmp_path / "b")]) == 2
     assert capsys.readouterr().err.strip().startswith("error: device cuda is not there")
-    assert not list((tmp_path / "b" / "cells").glob("*"))
+    assert not list((tmp_path / "b").rglob("*.json.*"))
+    assert not list((tmp_path / "b").rglob("cells/*"))
 
 
 def test_a_device_by_another_name_is_refused(tmp_path):
@@ -78,6 +81,66 @@ def test_a_pack_of_another_device_does_not_go_on_here(tmp_path):
     assert there.read([NETWORK]) is not None
     assert here.packs([NETWORK]) == []
     assert here.read([NETWORK]) is None
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    here.remove([NETWORK])  # it was finished here
+    assert list(tmp_path.glob("*.pt")) == []
+
+
+def test_linear_students_go_on_wherever_networks_train(tmp_path):
+    cells = [LINEAR]
+    there, here = Unfinished(tmp_path, "cuda"), Unfinished(tmp_path, "cpu")
+    assert there.path(cells) == here.path(cells)
+    there.write(cells, _carried(cells), [[]])
+    assert here.packs(cells) == there.packs(cells) == [cells]
+
+
+def test_a_pack_from_before_devices_goes_on(tmp_path):
+    here = Unfinished(tmp_path)
+    here.write([NETWORK], _carried([NETWORK]), [[{"step": 0}]])
+    path = here.path([NETWORK])
+    content = torch.load(path, weights_only=True)
+    del content["device"]
+    torch.save(content, path)
+    assert here.packs([NETWORK]) == [[NETWORK]]
+    carried, trajectories = here.read([NETWORK])
+    assert trajectories == [[{"step": 0}]]
+    assert carried.step == 3
+    assert Unfinished(tmp_path, "cuda").packs([NETWORK]) == []
+
+
+def _carried(cells):
+    one = {"w": torch.ones(len(cells), 2)}
+    generators = tuple(torch.Generator().get_state() for _ in cells)
+    return Carried(3, one, one, None, torch.full((len(cells),), -1), None, generators)
+
+
+def test_networks_and_linear_students_are_packed_by_their_own_memory(tmp_path, monkeypatch):
+    """A device's memory counts for networks, this machine's for linear students."""
+    asked = []
+
+    def free(place):
+        asked.append(place)
+        return 1e12
+
+    monkeypatch.setattr(execute, "free_bytes", free)
+    monkeypatch.setattr(execute, "device_named", lambda name: "cuda")
+    monkeypatch.setattr(execute, "_executor", stopped)
+    seen = []
+    monkeypatch.setattr(
+        execute,
+        "packs",
+        lambda cells, size, device="cpu", memory=0.0: (
+            seen.append(([cell.student for cell in cells], device, memory)) or []
+        ),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run([LINEAR, NETWORK], Store(tmp_path), workers=4, quiet=True, device="cuda")
+    assert sorted(asked) == ["cpu", "cuda"]
+    assert seen == [(["linear"], "cpu", 1e12 / 4), (["mlp"], "cuda", 1e12 / 4)]
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
 
 
 @needs_a_gpu

@@ -11,6 +11,7 @@ from sandbox.student.distill import Recipe, distill
 from sandbox.student.fake import NetworkFake
 from sandbox.student.networks import Pack
 from sandbox.student.optimise import Adam, Moments
+from sandbox.student.pretrain import pretrain
 from sandbox.teacher.families import random
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins
@@ -21,8 +22,8 @@ needs_a_gpu = pytest.mark.skipif(
 )
 
 
-def training(device="cpu", carried=None, captured=True, seeds=range(STUDENTS), average=0.5, real=False):
-    """A DMD2 training of a few small networks."""
+def denoisers(seeds):
+    """Untrained networks with an output."""
     networks = []
     for seed in seeds:
         draw = torch.Generator().manual_seed(seed)
@@ -30,8 +31,13 @@ def training(device="cpu", carried=None, captured=True, seeds=range(STUDENTS), a
         with torch.no_grad():
             network.net.outward.normal_(generator=draw)
         networks.append(network)
-    pack = Pack.of(networks).to(device)
-    teachers = GaussianMixture.stack([random(DIM)] * len(networks)).to(device)
+    return Pack.of(networks)
+
+
+def training(device="cpu", carried=None, captured=True, seeds=range(STUDENTS), average=0.5, real=False):
+    """A DMD2 training of a few small networks."""
+    pack = denoisers(seeds).to(device)
+    teachers = GaussianMixture.stack([random(DIM)] * len(pack)).to(device)
     fake = NetworkFake.of(pack, Adam(LR, 0.0), KarrasBins(first=0, last=999), DIM, batch=8, updates=2)
     recipe = Recipe(STEPS, LR, 8, law=KarrasBins(), optimiser="adam", beta1=0.9, decay=0.5, clip=1.0, average=average)
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -89,12 +95,12 @@ def test_a_graph_is_the_eager_training(average, real):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         graph = list(training("cuda", average=average, real=real))
+    drawn = graph[-1].carry().generators
     eager = list(training("cuda", captured=False, average=average, real=real))
+    assert same(drawn, eager[-1].carry().generators)  # both have drawn the same numbers
     for ours, theirs in zip(graph, eager, strict=True):
         for a, b in zip(leaves(state(ours)), leaves(state(theirs)), strict=True):
             close(a, b)
-        # Both have drawn the same numbers.
-        assert same(ours.carry().generators, theirs.carry().generators) or ours.step < STEPS
     assert not same(state(graph[0]), state(graph[-1]))  # snapshots are copies, not the memory that training goes on in
 
 
@@ -136,3 +142,30 @@ def test_a_step_that_looks_at_its_numbers_is_eager_and_says_so():
     expected = torch.randn(1, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     assert torch.equal(place, expected)
     assert torch.isfinite(graph(place, 1, 1.0)).all()
+
+
+@pytest.mark.parametrize("what", ["warm-up", "pre-training"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_a_gpu)])
+def test_what_comes_before_training_too(device, what):
+    def run(captured):
+        pack = denoisers(range(STUDENTS)).to(device)
+        generators = [torch.Generator(device).manual_seed(seed) for seed in range(STUDENTS)]
+        if what == "warm-up":
+            fake = NetworkFake.of(pack, Adam(LR, 0.0), KarrasBins(first=0, last=999), DIM, batch=8, updates=2)
+            warmed = fake.warmed(one_step(pack), generators, 4, captured)
+            assert warmed.updates == 2
+            return warmed.learned(), generators
+        teachers = GaussianMixture.stack([random(DIM)] * STUDENTS).to(device)
+        *_, (_, fitted) = pretrain(teachers, pack, 4, generators, LR, batch=8, captured=captured)
+        return fitted.parameters, generators
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if device == "cpu" else "error")
+        ours, drew = run(True)
+    theirs, draws = run(False)
+    for a, b in zip(leaves(ours), leaves(theirs), strict=True):
+        if device == "cpu":
+            assert same(a, b)
+        else:
+            close(a, b)
+    assert all(torch.equal(a.get_state(), b.get_state()) for a, b in zip(drew, draws, strict=True))
