@@ -17,12 +17,13 @@ CAPTION = (
     "2e-3, batch 128, 2000 updates), analytic real score and reference, from teacher networks of 3000 updates on the "
     "closed-form denoiser. (a) To each start a random error of known size was added, in units of the exact start's "
     "signal (root mean square over z): displacement after training (0 copy, 1 independent) against that size, line "
-    "and band: mean and 95 % bootstrap interval over students that pass the law gate; dots: students, hollow: failed "
-    "it. (b) The same students against the cosine between their start and the exact one-step denoiser, along the "
-    "directions between modes; black: 1 - cosine, the displacement of a student that keeps its start's angle, nothing "
-    "fitted. (c) Starts without any error (closed-form denoiser plus a network that is zero at first), and starts at "
-    "noise level 2.5 instead of 80, beside the converged teacher's; bars: means of all students, passed or not. At "
-    "most four dimensions are drawn. Grey: 95 % range of the shuffled-pair null, mean over dimensions."
+    "and band: mean and 95 % bootstrap interval over students that pass the law gate, where at least three do; dots: "
+    "students, hollow: failed it. (b) The same students against the cosine between their start and the exact one-step "
+    "denoiser, along the directions between modes; black: 1 - cosine, the displacement of a student that keeps its "
+    "start's angle, nothing fitted. (c) Starts without any error (closed-form denoiser plus a network that is zero at "
+    "first), and starts at noise level 2.5 instead of 80, beside the converged teacher's; bars: means of all "
+    "students, passed or not. At most four dimensions are drawn. Grey: 95 % range of the shuffled-pair null, mean "
+    "over dimensions."
 )
 COLUMNS = (
     *IDENTITY,
@@ -39,6 +40,7 @@ COLUMNS = (
     "variance_ratio_high",
 )
 LOOKS = (("#0072B2", "-", "o"), ("#009E73", "--", "s"), ("#D55E00", ":", "^"), ("#111111", "-.", "D"))
+FEWEST = 3  # students for a mean and an interval
 STARTS = {"added error": "teacher\nnetwork", "exact start": "exact", "start at sigma 2.5": "$\\sigma$ = 2.5"}
 
 
@@ -90,7 +92,8 @@ def _against_error(ax: Axes, table: pd.DataFrame, dim: int, look) -> None:
     x = table["start_error"].map(place)
     _dots(ax, x + np.random.default_rng(dim).uniform(-0.12, 0.12, len(x)), table, look)
     # The house's mean and interval, over the sizes of the error in place of the dimensions.
-    band = style.mean_band(gated(table).assign(dim=lambda t: t["start_error"].map(place)), "displacement")
+    passed = gated(table).groupby("start_error").filter(lambda g: len(g) >= FEWEST)
+    band = style.mean_band(passed.assign(dim=lambda t: t["start_error"].map(place)), "displacement")
     style.draw_mean(ax, band, look[0], look[1])
     ax.lines[-1].set_label(f"$d$ = {dim}")
     ax.set_xticks(range(len(errors)), [f"{error:g}" for error in errors])
