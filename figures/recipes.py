@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame) -> Figure:
     fig = style.figure(style.DOUBLE * 0.75, 0.5 + 0.26 * len(arms))
     ax = fig.subplots()
     shifts = np.linspace(-0.2, 0.2, len(dims)) if len(dims) > 1 else [0.0]
-    for dim, color, shift in zip(dims, SHADES, shifts, strict=True):
+    for dim, color, shift in zip(dims, SHADES, shifts, strict=False):
         ax.scatter([], [], s=12, color=color, label=f"$d$ = {dim}")
         for place, arm in enumerate(arms):
             mine = table[(table["arm"] == arm) & (table["dim"] == dim)]
