@@ -46,7 +46,7 @@ def peak(cell, students):
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("cell", [WIDE, BATCH, LINEAR], ids=["wide", "batch", "linear"])
 def test_the_estimate_is_that_of_a_process(cell):
-    measured = (peak(cell, 32) - peak(cell, 8)) / 24
+    measured = (peak(cell, 24) - peak(cell, 8)) / 16
     assert measured / FACTOR < student_bytes(cell) < FACTOR * measured
 
 
