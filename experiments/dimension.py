@@ -53,7 +53,7 @@ def _sweep(
 PRESETS = {
     "smoke": _sweep((1, 2, 4), 2, (2,), 2, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
     # Half of the recipe's updates, to fit into minutes.
-    "quick": _sweep((1, 2, 4, 8, 16, 32, 48), 10, (2, 4, 8, 16, 32), 6, steps=1000),
+    "quick": _sweep((1, 2, 4, 8, 16, 32, 48), 8, (2, 4, 8, 16, 32), 6, steps=1000),
     # Networks at least as wide as the data: a narrower one cannot fill every direction of the law.
     "full": _sweep(
         (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), 16, (1, 2, 4, 8, 16, 32, 64, 128), 16, width=128
