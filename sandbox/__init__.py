@@ -28,7 +28,8 @@ from sandbox.student.initialise import linear_start
 from sandbox.student.networks import LinearStudent, Pack
 from sandbox.teacher import families
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
-from sandbox.teacher.flow import teacher_encode, teacher_jacobian, teacher_map
+from sandbox.teacher.divergence import fisher_divergence, kl_divergence
+from sandbox.teacher.flow import teacher_encode, teacher_jacobian, teacher_log_prob, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins, LogUniform, karras_grid
 
@@ -46,9 +47,11 @@ __all__ = [
     "distill",
     "effective_rank",
     "families",
+    "fisher_divergence",
     "gauge_displacement",
     "jacobian_spectrum",
     "karras_grid",
+    "kl_divergence",
     "linear_start",
     "measurements",
     "numerical_rank",
@@ -59,5 +62,6 @@ __all__ = [
     "stable_rank",
     "teacher_encode",
     "teacher_jacobian",
+    "teacher_log_prob",
     "teacher_map",
 ]

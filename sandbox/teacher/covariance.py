@@ -86,11 +86,47 @@ class Covariance(ABC):
         Not delta . (phi(Sigma_k) delta) where the basis mixes large and small eigenvalues: that product cancels."""
         return (delta * self.apply(phi, k, delta)).sum(-1)
 
+    def average(self, phi: SpectralFunction, shares: Tensor, delta: Tensor) -> Tensor:
+        """sum_k shares_k phi(Sigma_k) delta over all components, for shares (*E, K, n) and points (*E, n, d); phi as in
+        `apply` for a slice of components."""
+        total = torch.zeros_like(delta)
+        for k in range(shares.shape[-2]):
+            one = slice(k, k + 1)
+            total = total + (shares[..., one, :, None] * self.apply(phi, one, delta[..., None, :, :])).squeeze(-3)
+        return total
+
+    @abstractmethod
+    def noised(self, variance: float) -> Covariance:
+        """Sigma_k + variance I: noise of standard deviation sigma adds sigma^2."""
+
+    def solve(self, k: int | slice, delta: Tensor, variance: float | Tensor = 0.0) -> Tensor:
+        """(Sigma_k + variance I)^-1 delta; points as in `apply`."""
+        return self.apply(lambda lam: 1 / (lam + variance), k, delta)
+
+    def shrink(self, k: int | slice, delta: Tensor, variance: float | Tensor) -> Tensor:
+        """Sigma_k (Sigma_k + variance I)^-1 delta, the posterior mean of a centred Gaussian; points as in `apply`."""
+        return self.apply(lambda lam: lam / (lam + variance), k, delta)
+
+    def root(self, k: int | slice, delta: Tensor) -> Tensor:
+        """Sigma_k^(1/2) delta, which has covariance Sigma_k for standard normal delta; points as in `apply`."""
+        return self.apply(torch.sqrt, k, delta)
+
+    def logdet(self, k: int | slice, dim: int, variance: float | Tensor = 0.0) -> Tensor:
+        """ln det(Sigma_k + variance I); shape as of `trace`."""
+        return self.trace(lambda lam: torch.log(lam + variance), k, dim)
+
     def dense(self, k: int, dim: int) -> Tensor:
         """Sigma_k as a matrix, (*E, d, d)."""
         first = getattr(self, self.fields[0])
         eye = torch.eye(dim, dtype=first.dtype, device=first.device)
         return self.apply(lambda lam: lam, k, eye)
+
+    def _with(self, **tensors: Tensor) -> Covariance:
+        """The covariance with some of its tensors replaced."""
+        other = self.map(lambda t: t)
+        for name, tensor in tensors.items():
+            setattr(other, name, tensor)
+        return other
 
 
 class Isotropic(Covariance):
@@ -116,6 +152,12 @@ class Isotropic(Covariance):
 
     def trace(self, phi, k, dim):
         return dim * phi(self._of(k)).squeeze(-1)
+
+    def average(self, phi, shares, delta):
+        return (shares[..., None] * phi(self._of(slice(None)))).sum(-3) * delta
+
+    def noised(self, variance):
+        return self._with(variance=self.variance + variance)
 
     def smallest(self):
         return self.variance
@@ -144,6 +186,15 @@ class Diagonal(Covariance):
 
     def trace(self, phi, k, dim):
         return phi(self._of(k)).sum(-1)
+
+    def average(self, phi, shares, delta):
+        coefficients = phi(self._of(slice(None)))
+        if coefficients.shape[-2] == 1:
+            return (shares.mT @ coefficients.squeeze(-2)) * delta
+        return (shares[..., None] * coefficients).sum(-3) * delta
+
+    def noised(self, variance):
+        return self._with(variances=self.variances + variance)
 
     def smallest(self):
         return self.variances.amin(-1)
@@ -186,6 +237,9 @@ class LowRank(Covariance):
     def trace(self, phi, k, dim):
         U, lam, floor = self._of(k)
         return phi(lam).sum(-1) + (dim - U.shape[-1]) * phi(floor).squeeze(-1)
+
+    def noised(self, variance):
+        return self._with(spectrum=self.spectrum + variance, floor=self.floor + variance)
 
     def smallest(self):
         d, r = self.directions.shape[-2:]
@@ -239,6 +293,9 @@ class Full(Covariance):
 
     def trace(self, phi, k, dim):
         return phi(self._of(k)[1]).sum(-1)
+
+    def noised(self, variance):
+        return self._with(spectrum=self.spectrum + variance)
 
     def smallest(self):
         return self.spectrum.amin(-1)

@@ -1,4 +1,4 @@
-r"""The probability-flow ODE: the teacher's noise-data map, its inverse and its Jacobian.
+r"""The probability-flow ODE: the teacher's noise-data map, its inverse, its Jacobian and the density of its law.
 
     dx/dsigma = (x - D(x; sigma)) / sigma = -sigma s(x; sigma)            (Karras et al. 2022, eq. 1)
 
@@ -65,16 +65,41 @@ def _velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]:
         x = y[..., 0]
         if y.shape[-1] == 1:
             return rate * teacher.score(x, level)[..., None]
-        return rate * torch.cat([teacher.score(x, level)[..., None], teacher.score_jacobian(x, level) @ y[..., 1:]], -1)
+        if hasattr(teacher, "score_jacobian_product"):
+            carried = teacher.score_jacobian_product(x, level, y[..., 1:])
+        else:
+            carried = teacher.score_jacobian(x, level) @ y[..., 1:]
+        return rate * torch.cat([teacher.score(x, level)[..., None], carried], -1)
 
     return velocity
 
 
-def _flow(teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float) -> tuple[Tensor, Tensor]:
+def _volume_velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]:
+    """Right-hand side in u for a state (*E, n, d + 1, 1): a point, then the logarithm of the volume about it."""
+
+    def velocity(y: Tensor, u: float) -> Tensor:
+        sigma = scale * math.sinh(u)
+        rate = -sigma * scale * math.cosh(u)
+        x, level = y[..., :-1, 0], abs(sigma)
+        return rate * torch.cat([teacher.score(x, level), _divergence(teacher, x, level)[..., None]], -1)[..., None]
+
+    return velocity
+
+
+def _divergence(teacher, x: Tensor, level: float) -> Tensor:
+    """div s, (*E, n)."""
+    if hasattr(teacher, "score_divergence"):
+        return teacher.score_divergence(x, level)
+    return torch.diagonal(teacher.score_jacobian(x, level), dim1=-2, dim2=-1).sum(-1)
+
+
+def _flow(
+    teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float, right_hand_side=_velocity
+) -> tuple[Tensor, Tensor]:
     """Carries states (n, d, 1 + m) between two noise levels; returns them with the error estimate of each point,
     (n,)."""
     scale = _scale(teacher)
-    velocity = _velocity(teacher, scale)
+    velocity = right_hand_side(teacher, scale)
     start, end = math.asinh(sigma_from / scale), math.asinh(sigma_to / scale)
     packed = y.ndim > 3  # a pack is refined as one; points of a single teacher are refined one by one
     open_ = torch.arange(len(y), device=y.device)
@@ -125,8 +150,8 @@ def teacher_map(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: float = 
     """T(z): the probability flow from sigma_max * z at noise level sigma_max to sigma = 0, in float64.
 
     For a Gaussian this is m + Sigma^(1/2) (Sigma + sigma_max^2)^(-1/2) (sigma_max z - m) and no integration is done.
-    T(z) with z ~ N(0, I) has the teacher's law up to O(lambda_max / sigma_max^2), since sigma_max z is not exactly
-    p_sigma_max.
+    T(z) with z ~ N(0, I) has the teacher's law up to O(|m| / sigma_max + lambda_max / sigma_max^2) for a law of mean m,
+    since sigma_max z is not exactly p_sigma_max.
 
     Args:
         teacher: a GaussianMixture, or any object with score(x, sigma).
@@ -181,3 +206,27 @@ def teacher_jacobian(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: flo
     start = torch.cat([(sigma_max * z)[..., None], sigma_max * eye], -1)
     y, error = _flow(teacher, start, sigma_max, 0.0, tolerance)
     return (y[..., 1:], error) if return_error else y[..., 1:]
+
+
+def teacher_log_prob(teacher, x: Tensor, sigma_max: float = 80.0, tolerance: float = 1e-6, return_error: bool = False):
+    """log density of T(z), z ~ N(0, I), at x: by the volume that the flow carries along, (*E, n); as `teacher_map`.
+
+        log p(x) = log N(T^-1(x); 0, I) + log |det dT^-1/dx|,    d log|det| / dsigma = -sigma div s(x; sigma)
+
+    (the instantaneous change of variables of Chen et al. 2018, arXiv 1806.07366, eq. 8). The law of T(z) is the
+    teacher's up to O(|m| / sigma_max + lambda_max / sigma_max^2), so that this is `teacher.log_prob(x)` up to that.
+
+    The tolerance bounds the state at sigma_max, in the data's units, and the logarithm together."""
+    x = _check(teacher, x, "x", sigma_max, tolerance)
+    teacher = _double(teacher)
+    dim = x.shape[-1]
+    if _is_gaussian(teacher):
+        z = teacher_encode(teacher, x, sigma_max)
+        volume = -0.5 * teacher.covariance.trace(lambda v: (v * sigma_max**2 / (v + sigma_max**2)).log(), 0, dim)
+        error = torch.zeros(x.shape[:-1], dtype=x.dtype)
+    else:
+        start = torch.cat([x, x.new_zeros(*x.shape[:-1], 1)], -1)[..., None]
+        y, error = _flow(teacher, start, 0.0, sigma_max, tolerance, _volume_velocity)
+        z, volume = y[..., :-1, 0] / sigma_max, y[..., -1, 0] - dim * math.log(sigma_max)
+    density = volume - 0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi))
+    return (density, error) if return_error else density

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from sandbox.teacher.covariance import Covariance, Isotropic
+from sandbox.teacher.products import Products
+from sandbox.teacher.second_moment import SecondMoment
 
 # Elements of one group of components' arrays.
 GROUP_ELEMENTS = 2**18
+# Numbers n K d of one mixture from which its closed forms go through matrix products, and the rounding error of an
+# exponent that they may have at a point.
+PRODUCT_ELEMENTS, PRODUCT_ERROR = 2**19, 1e-10
 
 
 class GaussianMixture:
@@ -76,6 +81,7 @@ class GaussianMixture:
         self._means64 = means.double()
         self._covariance64 = covariance.map(lambda t: t.to(means.device, torch.float64))
         self._singular = bool((covariance.smallest() <= 0).any())
+        self._products = Products(self._means64, self._covariance64) if Products.serves(covariance) else None
 
     # -- the object itself -------------------------------------------------------------------------------------------
 
@@ -119,13 +125,28 @@ class GaussianMixture:
 
     @property
     def cov(self) -> Tensor:
-        """Cov[x] = sum_k w_k [Sigma_k + (mu_k - m)(mu_k - m)^T], (*E, d, d)."""
+        """Cov[x] = between + within, (*E, d, d)."""
+        return (self._between + self._within).to(self.means)
+
+    @property
+    def between(self) -> Tensor:
+        """The covariance of the modes' centres, sum_k w_k (mu_k - m)(mu_k - m)^T, (*E, d, d)."""
+        return self._between.to(self.means)
+
+    @property
+    def within(self) -> Tensor:
+        """The mean covariance of a mode, sum_k w_k Sigma_k, (*E, d, d)."""
+        return self._within.to(self.means)
+
+    @property
+    def _between(self) -> Tensor:
         centred = self._means64 - (self.weights[..., None] * self._means64).sum(-2, keepdim=True)
-        between = (self.weights[..., None] * centred).mT @ centred
-        within = sum(
-            self.weights[..., k, None, None] * self._covariance64.dense(k, self.dim) for k in range(self.components)
-        )
-        return (between + within).to(self.means)
+        return (self.weights[..., None] * centred).mT @ centred
+
+    @property
+    def _within(self) -> Tensor:
+        weights, dense = self.weights[..., None, None], self._covariance64.dense
+        return torch.as_tensor(sum(weights[..., k, :, :] * dense(k, self.dim) for k in range(self.components)))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent points, (*E, n, d).
@@ -176,18 +197,38 @@ class GaussianMixture:
             )
         return level.square() if level.ndim == 0 else level.square()[..., None, :, None]
 
+    def _many(self, x: Tensor, s2: Tensor) -> bool:
+        """Whether the points are so many that matrix products pay; on a GPU, where it would wait for a look at their
+        error, never."""
+        elements = math.prod(x.shape[-2:]) * self.components
+        fits = self._products is not None and self._products.takes(s2)
+        return fits and elements >= PRODUCT_ELEMENTS and x.device.type == "cpu"
+
     def _log_joint(self, x: Tensor, sigma) -> Tensor:
         """log w_k + log N(x; mu_k, Sigma_k + sigma^2 I), (*E, K, n), in float64."""
         x = x.double()
         s2 = self._noise_variance(x, sigma, torch.float64)
+        if self._products is None or not self._many(x, s2):
+            joint = self._exponents(x, s2)
+        else:
+            joint, error = self._products.exponents(x, s2)
+            rough = error > PRODUCT_ERROR
+            where = rough.reshape(-1, rough.shape[-1]).any(0).nonzero().squeeze(-1)
+            if len(where):
+                level = s2 if s2.ndim == 0 or s2.shape[-2] == 1 else s2[..., where, :]
+                exact = self._exponents(x[..., where, :], level)
+                joint[..., where] = torch.where(rough[..., None, where], exact, joint[..., where])
+        constant = torch.log(self.weights) - 0.5 * self.dim * math.log(2 * math.pi)
+        return joint + constant[..., None]
+
+    def _exponents(self, x: Tensor, s2: Tensor) -> Tensor:
         terms = []
         for ks in self._groups(x.numel()):
             delta = x[..., None, :, :] - self._means64[..., ks, None, :]
             square = self._covariance64.quadratic(lambda lam: 1 / (lam + s2), ks, delta)
             logdet = self._covariance64.trace(lambda lam: torch.log(lam + s2), ks, self.dim)
             terms.append(-0.5 * (square + logdet))
-        joint = torch.cat(terms, -2) + torch.log(self.weights)[..., None]
-        return joint - 0.5 * self.dim * math.log(2 * math.pi)
+        return torch.cat(terms, -2)
 
     def log_prob(self, x: Tensor, sigma=0.0) -> Tensor:
         """log p_sigma(x) in nats, (*E, n)."""
@@ -207,16 +248,19 @@ class GaussianMixture:
 
     def score(self, x: Tensor, sigma=0.0) -> Tensor:
         """grad log p_sigma(x), (*E, n, d)."""
-        return self._mixed(self._component_scores, x, sigma)
+        return self._mixed(self._component_scores, Products.scores, x, sigma)
 
     def denoise(self, x: Tensor, sigma) -> Tensor:
         """D(x; sigma) = E[x_0 | x_sigma = x], (*E, n, d)."""
-        return self._mixed(self._component_means, x, sigma)
+        return self._mixed(self._component_means, Products.denoised, x, sigma)
 
-    def _mixed(self, of_components, x: Tensor, sigma) -> Tensor:
+    def _mixed(self, of_components, through_products, x: Tensor, sigma) -> Tensor:
         """sum_k r_k v_k for vectors v_k (*E, K, n, d) of the components."""
         s2 = self._noise_variance(x, sigma, x.dtype)
         r = self._shares(x, sigma)
+        if self._products is not None and self.components > 1 and self._many(x, s2):
+            s2 = self._noise_variance(x, sigma, torch.float64)
+            return through_products(self._products, r.double(), x.double(), s2).to(x.dtype)
         total: Tensor | float = 0.0
         # The order of a sum must not follow the size of the pack: what is added up together is set by one member's
         # points, and only what is computed together by all of them.
@@ -243,23 +287,39 @@ class GaussianMixture:
         columns = [self.covariance.apply(phi, ks, e.expand(probe.shape[-2], self.dim)) for e in eye]
         return torch.stack(columns, -1)
 
+    # -- second derivatives ------------------------------------------------------------------------------------------
+
+    def _posterior(self, x: Tensor, sigma) -> SecondMoment:
+        s2 = self._noise_variance(x, sigma, x.dtype)
+        within = lambda lam, s2: s2 * lam / (lam + s2)  # noqa: E731
+        return SecondMoment(self, x, s2, self._shares(x, sigma), self.denoise(x, sigma), self._component_means, within)
+
+    def _curvature(self, x: Tensor, sigma) -> SecondMoment:
+        s2 = self._noise_variance(x, sigma, x.dtype)
+        within = lambda lam, s2: -1 / (lam + s2)  # noqa: E731
+        return SecondMoment(self, x, s2, self._shares(x, sigma), self.score(x, sigma), self._component_scores, within)
+
     def posterior_cov(self, x: Tensor, sigma) -> Tensor:
         """Cov[x_0 | x_sigma = x] = sigma^2 dD/dx, symmetric positive semi-definite, (*E, n, d, d)."""
-        return self._moment(self._component_means, self.denoise, lambda lam, s2: s2 * lam / (lam + s2), x, sigma)
+        return self._posterior(x, sigma).dense()
 
     def score_jacobian(self, x: Tensor, sigma=0.0) -> Tensor:
         """Hessian of log p_sigma at x, symmetric, (*E, n, d, d)."""
-        return self._moment(self._component_scores, self.score, lambda lam, s2: -1 / (lam + s2), x, sigma)
+        return self._curvature(x, sigma).dense()
 
-    def _moment(self, of_components, mean, within, x: Tensor, sigma) -> Tensor:
-        """sum_k r_k [within_k + (v_k - v)(v_k - v)^T], v = sum_k r_k v_k: a covariance by the law of total variance."""
-        s2 = self._noise_variance(x, sigma, x.dtype)
-        r = self._shares(x, sigma)
-        v = mean(x, sigma)[..., None, :, :]
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for ks in self._groups(x.numel()):
-            centred = (of_components(ks, x, s2) - v).movedim(-3, -2)  # (*E, n, K, d)
-            weighted = r[..., ks, :].mT[..., None] * centred
-            inner = self.dense(lambda lam: within(lam, s2), ks, x)
-            total = total + weighted.mT @ centred + (r[..., ks, :, None, None] * inner).sum(-4)
-        return total
+    def posterior_cov_product(self, x: Tensor, sigma, v: Tensor) -> Tensor:
+        """Cov[x_0 | x_sigma = x] v for vectors v (*E, n, d, m), without the matrix: `posterior_cov(x, sigma) @ v`.
+
+        Raises ValueError if v does not hold m vectors at each point."""
+        return self._posterior(x, sigma).product(v)
+
+    def score_jacobian_product(self, x: Tensor, sigma, v: Tensor) -> Tensor:
+        """(Hessian of log p_sigma at x) v for vectors v (*E, n, d, m), without the matrix: `score_jacobian(x, sigma) @
+        v`.
+
+        Raises ValueError if v does not hold m vectors at each point."""
+        return self._curvature(x, sigma).product(v)
+
+    def score_divergence(self, x: Tensor, sigma=0.0) -> Tensor:
+        """div s, the trace of the Hessian of log p_sigma at x, without the matrix, (*E, n)."""
+        return self._curvature(x, sigma).trace()

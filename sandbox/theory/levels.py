@@ -41,11 +41,8 @@ def speciation(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
     Modes of unlike shapes enter with their mean covariance.
 
     Returns: levels (*E, d), 0 where the law has one hump at every level; directions (*E, d, d), one a column."""
-    means, weight = mixture.means.double(), mixture.weights[..., None]
-    centred = means - (weight * means).sum(-2, keepdim=True)
-    between = (weight * centred).mT @ centred
-    within = mixture.to(torch.float64).cov - between
-    squares, directions = torch.linalg.eigh(between - within)
+    mixture = mixture.to(torch.float64)
+    squares, directions = torch.linalg.eigh(mixture.between - mixture.within)
     return squares.clamp(min=0).sqrt().flip(-1), directions.flip(-1)
 
 

@@ -27,6 +27,9 @@ def draw(*shape, seed=0):
 class CovarianceAgainstDense:
     """Subclasses give `make(pack, dim, seed)`: a covariance and its matrices (*pack, K, d, d), built without it."""
 
+    # Whether the smallest eigenvalue is far enough from zero to solve without noise.
+    well_conditioned = True
+
     def make(self, pack, dim, seed=0):
         raise NotImplementedError
 
@@ -93,6 +96,46 @@ class CovarianceAgainstDense:
             assert error.norm() <= tolerance * dense.norm()
 
     @pytest.mark.parametrize("dim", DIMS)
+    @pytest.mark.parametrize("variance", [0.0, 0.3, 1e3])
+    @pytest.mark.parametrize("tolerance", [1e-11])
+    def test_the_algebra(self, dim, variance, tolerance):
+        """Every named operation against dense algebra; the tolerance is 1e-13 times condition numbers up to 100."""
+        covariance, dense = self.make((), dim)
+        delta, eye = draw(POINTS, dim, seed=1), torch.eye(dim, dtype=torch.float64)
+        for k in range(COMPONENTS):
+            matrix = dense[k]
+            noised = matrix + variance * eye
+            pairs = {
+                "solve": (covariance.solve(k, delta, variance), torch.linalg.solve(noised, delta.T).T),
+                "shrink": (covariance.shrink(k, delta, variance), torch.linalg.solve(noised, matrix @ delta.T).T),
+                "root": (covariance.root(k, covariance.root(k, delta)), delta @ matrix),
+                "logdet": (covariance.logdet(k, dim, variance), torch.linalg.slogdet(noised).logabsdet[None]),
+                "noised": (covariance.noised(variance).dense(k, dim), noised),
+                "noised twice": (
+                    covariance.noised(variance).solve(k, delta, 0.5),
+                    covariance.solve(k, delta, variance + 0.5),
+                ),
+                "noised smallest": (covariance.noised(variance).smallest()[k], torch.linalg.eigvalsh(noised)[0]),
+            }
+            if self.well_conditioned or variance:
+                for name, (got, want) in pairs.items():
+                    assert (got - want).norm() <= tolerance * max(want.norm(), 1.0), name
+
+    @pytest.mark.parametrize("pack", PACKS)
+    @pytest.mark.parametrize("dim", DIMS)
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_average_over_the_components(self, pack, dim, tolerance):
+        covariance, dense = self.make(pack, dim)
+        shares, delta = draw(*pack, COMPONENTS, POINTS, seed=5).abs(), draw(*pack, POINTS, dim, seed=6)
+        levels = torch.logspace(-2, 1, POINTS, dtype=torch.float64)[:, None]
+        eye = torch.eye(dim, dtype=torch.float64)
+        for s2 in (torch.tensor(0.3, dtype=torch.float64), levels):
+            got = covariance.average(lambda lam, s2=s2: 1 / (lam + s2), shares, delta)
+            inverse = torch.linalg.inv(dense[..., None, :, :] + s2.expand(POINTS, 1)[..., None] * eye)
+            want = torch.einsum("...kn,...knij,...nj->...ni", shares, inverse, delta)
+            assert (got - want).norm() <= tolerance * want.norm()
+
+    @pytest.mark.parametrize("dim", DIMS)
     def test_stack_holds_each_member(self, dim):
         members = [self.make((), dim, seed)[0] for seed in (0, 1)]
         pack = type(members[0]).stack(members)
@@ -151,6 +194,8 @@ class TestFull(CovarianceAgainstDense):
 
 
 class TestGram(CovarianceAgainstDense):
+    well_conditioned = False
+
     def make(self, pack, dim, seed=0):
         factors = draw(*pack, COMPONENTS, dim, dim + 3, seed=seed)
         return Full.gram(factors), factors @ factors.mT
