@@ -16,8 +16,12 @@ import tyro
 from sandbox.lab import cell as cells
 from sandbox.lab import gallery, validate
 from sandbox.lab import table as tables
+from sandbox.lab.between_seeds import between_seeds, between_seeds_text
 from sandbox.lab.execute import STATUS_FILE, available_cores, run
+from sandbox.lab.pairs_file import check_out, measure_files, write_table
 from sandbox.lab.progress import read_status
+from sandbox.lab.remeasure import extra_named
+from sandbox.lab.remeasure_report import remeasure, report_text
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep, axis_values
 
@@ -178,6 +182,31 @@ class Validate:
     """words in the names of the predictions to look at (default: all)"""
 
 
+@dataclasses.dataclass(frozen=True)
+class Measure(Where):
+    """Read finished students again from their stored weights, or measure pairs of your own; trains nothing.
+
+    Without FILES: every measure of the experiment's finished students again, and what changed goes into their records.
+    With one .npz of arrays z (n, d_z), student (n, d) and teacher (n, d): S and T are other names for these two,
+    images (n, c, h, w) are flattened, n >= 16; student_modes, teacher_modes (n,) and jacobian_student,
+    jacobian_teacher (m, d, d_z) are optional. With two such files, of the same z and teacher: whether the two students
+    are closer to each other than to the teacher."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """one or two .npz files of pairs; none: stored students"""
+    extra: Values = ()
+    """stored students: more measures, module:function, a function (student, teacher, z) -> {name: value}"""
+    dry_run: bool = False
+    """stored students: print what would change, write nothing"""
+    seeds_compared: bool = False
+    """stored students: instead, are a condition's seeds closer to each other than to the teacher?"""
+    workers: int = 0
+    """stored students: processes, one thread each; 0: one per core of this machine (number)"""
+    out: Path | None = None
+    """file for the table, .json or .csv (default: none)"""
+    axes: Annotated[Axes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Axes)  # type: ignore[valid-type]
+
+
 def _sweep(command: Where) -> Sweep:
     sweep = _with_arms(gallery.experiment(command.experiment, command.preset), command.arms)
     axes = getattr(command, "axes", None)
@@ -333,6 +362,36 @@ def _figures(command: Figures) -> int:
     return 0
 
 
+def _measure(command: Measure) -> int:
+    if command.workers < 0:
+        raise ValueError(f"workers must be >= 0, got {command.workers}")
+    check_out(command.out)
+    for name in ("extra", "dry_run", "seeds_compared"):
+        if command.files and getattr(command, name):
+            raise ValueError(f"{name} is for stored students, got files {' '.join(map(str, command.files))}")
+    if command.files:
+        said, table = measure_files(command.files)
+        return _say_measured(command, said, table)
+    for name in command.extra:
+        extra_named(name)
+    sweep = _sweep(command)
+    store = _existing(command.results)
+    if command.seeds_compared:
+        table = between_seeds(sweep, store)
+        return _say_measured(command, between_seeds_text(table), table)
+    report = remeasure(sweep, store, command.extra, command.workers or available_cores(), command.dry_run)
+    _say_measured(command, report_text(report, command.dry_run), report.table())
+    return 1 if report.failed else 0
+
+
+def _say_measured(command: Measure, said: str, table) -> int:
+    print(said)
+    if command.out is not None:
+        write_table(command.out, table)
+        print(f"table in {command.out}")
+    return 0
+
+
 def _validate(command: Validate) -> int:
     if command.workers < 0:
         raise ValueError(f"workers must be >= 0, got {command.workers}")
@@ -360,6 +419,7 @@ COMMANDS: dict[str, Callable] = {
     "status": Status,
     "table": Table,
     "figures": Figures,
+    "measure": Measure,
     "validate": Validate,
 }
 ACTIONS: dict[type, Callable[..., int]] = {
@@ -367,6 +427,7 @@ ACTIONS: dict[type, Callable[..., int]] = {
     Status: _status,
     Table: _table,
     Figures: _figures,
+    Measure: _measure,
     Validate: _validate,
 }
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +12,7 @@ from experiments import dimension
 from sandbox.__main__ import main
 from sandbox.lab.store import Store
 
-COMMANDS = ("run", "status", "table", "figures")
+COMMANDS = ("run", "status", "table", "figures", "measure")
 # Linear arms only: an exponent means nothing to a network's mixture.
 TINY = [
     "--dim",
@@ -73,6 +75,10 @@ def test_help_lists_every_command(capsys):
         ("status", ("--results", "--preset")),
         ("table", ("--csv", "--dim")),
         ("figures", ("--fallback", "--only", "--out")),
+        (
+            "measure",
+            ("--results", "--extra", "--dry-run", "--seeds-compared", "--workers", "--out", "--dim", "n >= 16"),
+        ),
     ],
 )
 def test_every_command_explains_its_options(capsys, command, options):
@@ -99,6 +105,18 @@ def test_every_command_explains_its_options(capsys, command, options):
         (("table", "--preset", "huge"), ("preset", "'huge'")),
         (("status", "--preset", "huge"), ("preset", "'huge'")),
         (("figures", "--only", "banner"), ("figure", "'banner'")),
+        (("measure", "--preset", "huge"), ("preset", "'huge'")),
+        (("measure", "--workers", "-2"), ("workers", "got -2")),
+        (("measure", "--extra", "size"), ("extra must be module:function", "'size'")),
+        (("measure", "--extra", "no_such_module:size"), ("extra", "'no_such_module:size'", "ModuleNotFoundError")),
+        (("measure", "--extra", "math:size"), ("extra", "'math:size'", "AttributeError")),
+        (("measure", "--extra", "math:pi"), ("extra must name a function", "'math:pi'")),
+        (("measure", "--out", "table.txt"), ("out must end in .json or .csv", "got table.txt")),
+        (("measure", "none.npz"), ("none.npz is not there",)),
+        (("measure", "a.npz", "b.npz", "c.npz"), ("files must be one or two", "got 3")),
+        (("measure", "a.npz", "--dry-run"), ("dry_run is for stored students", "got files a.npz")),
+        (("measure", "a.npz", "--seeds-compared"), ("seeds_compared is for stored students", "got files a.npz")),
+        (("measure", "a.npz", "--extra", "math:sqrt"), ("extra is for stored students", "got files a.npz")),
     ],
 )
 def test_bad_input_costs_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, named):
@@ -152,7 +170,7 @@ def test_a_scheduler_that_does_not_answer_is_named(capsys, tmp_path):
     assert list(tmp_path.glob("cells/*")) == []
 
 
-@pytest.mark.parametrize("command", ["status", "table"])
+@pytest.mark.parametrize("command", ["status", "table", "measure"])
 def test_a_folder_that_is_not_there_is_named_and_not_made(capsys, tmp_path, command):
     code, out, err = said(capsys, command, "--preset", "smoke", "--results", str(tmp_path / "none"))
     assert (code, out) == (2, "")
@@ -235,3 +253,115 @@ def test_arms_are_chosen_by_words_in_their_names(capsys, results):
     assert code == 2
     assert "arms must name one of teacher start, lr .01; " in err
     assert "got 'nobody'" in err
+
+
+class TestMeasure:
+    @pytest.fixture
+    def copied(self, results, tmp_path):
+        """The results, to be spoilt."""
+        (tmp_path / "copied" / "cells").mkdir(parents=True)
+        for path in [results / "schema.json", *(results / "cells").iterdir()]:
+            (tmp_path / "copied" / path.relative_to(results)).write_bytes(path.read_bytes())
+        return tmp_path / "copied"
+
+    @staticmethod
+    def arguments(folder, *more, seeds="0:1"):
+        """One seed of two, as reading takes longer than training here: 4 students."""
+        axes = [seeds if word == "0:2" else word for word in TINY]
+        return ("measure", "--preset", "smoke", *axes, "--results", str(folder), "--workers", "1", *more)
+
+    def test_finished_students_are_read_again(self, capsys, copied):
+        before = {path.name: path.read_bytes() for path in (copied / "cells").iterdir()}
+        code, out, _ = said(capsys, *self.arguments(copied))
+        assert code == 0
+        assert out.startswith(
+            "4 of 4 students read again.\n0 stored values of 0 students differ by more than rounding."
+        )
+        assert "No record changed." in out
+        assert {path.name: path.read_bytes() for path in (copied / "cells").iterdir()} == before
+
+    def test_a_changed_measure_says_so_and_is_written_unless_dry(self, capsys, copied, tmp_path):
+        path = next(p for p in (copied / "cells").glob("*.json") if json.loads(p.read_text())["cell"]["seed"] == 0)
+        record = json.loads(path.read_text())
+        right = record["measures"]["displacement"]
+        path.write_text(json.dumps(record | {"measures": record["measures"] | {"displacement": 7.0}}))
+        out_file = tmp_path / "readings.csv"
+        for dry in ("--dry-run", "--no-dry-run"):
+            assert json.loads(path.read_text())["measures"]["displacement"] == 7.0
+            code, out, _ = said(capsys, *self.arguments(copied, dry, "--out", str(out_file)))
+            assert code == 0
+            assert "1 stored values of 1 students differ by more than rounding." in out
+            assert f"7 -> {right:.4g}" in out
+            table = pd.read_csv(out_file)
+            assert (len(table), table["differ"].sum()) == (4, 1)
+        assert json.loads(path.read_text())["measures"] == record["measures"]
+
+    def test_students_without_weights_are_named_and_do_not_stop_it(self, capsys, copied):
+        path = next(p for p in (copied / "cells").glob("*.json") if json.loads(p.read_text())["cell"]["seed"] == 0)
+        lost = path.with_suffix(".npz")
+        lost.unlink()
+        code, out, err = said(capsys, *self.arguments(copied))
+        assert code == 0
+        assert f"student {lost.stem} (d = 2, seed " in err
+        assert "was skipped: " in err
+        assert out.startswith("3 of 4 students read again; 1 without weights skipped.")
+
+    def test_a_user_measure_joins_and_one_that_fails_exits_with_one(self, capsys, copied, tmp_path, monkeypatch):
+        (tmp_path / "users_own.py").write_text(
+            "def size(student, teacher, z):\n    return {'size': student(z).square().mean()}\n"
+            "def breaks(student, teacher, z):\n    return {'broken': 1 / 0}\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        code, out, _ = said(capsys, *self.arguments(copied, "--extra", "users_own:size"))
+        assert code == 0
+        assert "4 records written." in out
+        code, table, _ = said(capsys, "table", "--csv", "--preset", "smoke", *TINY, "--results", str(copied))
+        table = pd.read_csv(io.StringIO(table))
+        assert (table["size"] > 0).eq(table["seed"] == 0).all()
+        code, out, err = said(capsys, *self.arguments(copied, "--extra", "users_own:breaks"))
+        assert code == 1
+        assert out.startswith("0 of 4 students read again; 4 failed.")
+        assert err.count("could not be read: ZeroDivisionError: division by zero") == 4
+        assert "Traceback" not in err
+
+    def test_seeds_are_compared(self, capsys, copied, tmp_path):
+        for path in (copied / "cells").glob("*.json"):
+            record = json.loads(path.read_text())
+            record["measures"]["law_passes"] = True
+            path.write_text(json.dumps(record))
+        out_file = tmp_path / "seeds.json"
+        code, out, _ = said(capsys, *self.arguments(copied, "--seeds-compared", "--out", str(out_file), seeds="0:2"))
+        assert code == 0
+        assert "between seeds" in out
+        rows = json.loads(out_file.read_text())
+        assert [row["passing"] for row in rows] == [2] * len(rows)
+        by_condition: dict = {}
+        for path in (copied / "cells").glob("*.json"):
+            cell = json.loads(path.read_text())["cell"]
+            with np.load(path.with_suffix(".npz")) as file:
+                by_condition.setdefault((cell["start"], cell["batch"]), []).append(file["weight"])
+        # |A - B|^2 / (|A|^2 + |B|^2) of two matrices, but for the noise of 1024 points.
+        want = [np.square(a - b).sum() / (np.square(a).sum() + np.square(b).sum()) for a, b in by_condition.values()]
+        assert sorted({row["between"] for row in rows}) == pytest.approx(sorted(want), abs=0.05)
+        assert all(row["closer_low"] is None for row in rows)
+
+    def test_pairs_of_a_users_own_are_measured(self, capsys, tmp_path):
+        rng = np.random.default_rng(0)
+        T = rng.standard_normal((200, 1, 2, 2))
+        np.savez(tmp_path / "one.npz", z=T, S=T + 0.1, T=T)
+        np.savez(tmp_path / "two.npz", z=T, S=rng.permutation(T), T=T)
+        np.savez(tmp_path / "bad.npz", z=T, S=T[:, :, 0], T=T)
+        out_file = tmp_path / "out.json"
+        code, out, err = said(
+            capsys, "measure", str(tmp_path / "one.npz"), str(tmp_path / "two.npz"), "--out", str(out_file)
+        )
+        assert (code, err) == (0, "")
+        table = pd.DataFrame(json.loads(out_file.read_text()))
+        values = table[table["name"] == "displacement"]["value"].tolist()
+        assert values == pytest.approx([0.005, 1, 1], abs=0.15)
+        assert "closer: to the teacher" in out
+        code, out, err = said(capsys, "measure", str(tmp_path / "bad.npz"))
+        assert (code, out) == (2, "")
+        assert err == (
+            f"error: {tmp_path / 'bad.npz'}: student and teacher must have one shape, got (200, 2) and (200, 4)\n"
+        )
