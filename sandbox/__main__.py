@@ -24,57 +24,10 @@ from sandbox.lab.remeasure import extra_named
 from sandbox.lab.remeasure_report import remeasure, report_text
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep, axis_values
+from sandbox.lab.units import UNITS
 
 Values = tuple[str, ...]
 
-UNITS = {
-    "teacher": "family of the teacher",
-    "dim": "dimension d of the data",
-    "variance": "gaussian: variance per coordinate",
-    "exponent": "gaussian: eigenvalues fall as k^-exponent, trace d * variance",
-    "modes": "ring, random: number of modes",
-    "radius": "ring: radius in data units",
-    "separation": "random: standard deviation of the means per coordinate",
-    "std": "ring, random: standard deviation of a mode",
-    "teacher_seed": "random: seed of the means",
-    "student": "linear (x = A z), affine (x = A z + b) or mlp (a denoising network's one step)",
-    "width": "mlp: features",
-    "depth": "mlp: residual blocks of two matrices",
-    "start": "linear: teacher, rotated, random or map (the teacher's flow map); mlp: teacher (a network), residual "
-    "(exact), random",
-    "start_scale": "random start: standard deviation of a weight (linear), of the output over the data's (mlp)",
-    "start_error": "mlp: size of an error added to the start, over the exact start's signal",
-    "sigma_init": "noise level at which a student starts",
-    "teacher_steps": "mlp: updates of the teacher network",
-    "teacher_lr": "mlp: learning rate of the teacher network",
-    "teacher_batch": "mlp: samples per update of the teacher network",
-    "network_seed": "mlp: of the teacher network",
-    "real_score": "analytic, or network (the teacher network's own)",
-    "reference": "the map that a student is compared with, analytic or network",
-    "fake_score": "exact, levels (one learned matrix per noise level) or network (learned as in DMD2)",
-    "fake_lr": "learned fake score: learning rate",
-    "fake_batch": "learned fake score: samples per update",
-    "fake_updates": "learned fake score: updates per student update",
-    "fake_warmup": "network fake score: updates before the student's first",
-    "normaliser": "per-sample, batch or off",
-    "reduction": "of the loss over coordinates, sum or mean",
-    "sigma_law": "of the training noise levels, log-uniform, karras or log-grid",
-    "bins": "log-grid: number of levels",
-    "sigma_min": "lowest noise level",
-    "sigma_max": "highest noise level",
-    "antithetic": "every z with +eps and -eps, true or false",
-    "optimiser": "sgd or adam",
-    "beta1": "adam: memory of the gradient",
-    "beta2": "adam: memory of its square",
-    "lr": "learning rate",
-    "batch": "samples per update",
-    "steps": "student updates",
-    "measures": "all, or closed (what follows from a linear student's matrix; no sampling)",
-    "decay": "share of the updates, at the end, over which the learning rate falls to 0",
-    "clip": "largest norm of a student's gradient, 0: no limit",
-    "average": "weight of the past in the average of a student's weights that is kept, 0: none",
-    "seed": "of a student's start and training noise",
-}
 AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_version"]
 
 
@@ -448,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: finished students are stored; run again to go on", file=sys.stderr)
         return 130
-    except (StoreError, ValueError, ConnectionError) as error:
+    except (StoreError, ValueError, ImportError, ConnectionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -32,7 +32,30 @@ OWNERS = ("analytic", "network")
 MEASURES = ("all", "closed")
 
 # Options that belong to a family; None means the family's own default.
-TEACHER_OPTIONS = ("variance", "exponent", "modes", "radius", "separation", "std", "teacher_seed")
+TEACHER_OPTIONS = (
+    "variance",
+    "exponent",
+    "modes",
+    "radius",
+    "separation",
+    "std",
+    "teacher_seed",
+    "hold",
+    "held",
+    "groups",
+    "inner",
+    "intrinsic",
+    "floor",
+    "share",
+    "length",
+    "angle",
+    "points",
+    "bandwidth",
+    "population",
+    "points_seed",
+    "rank",
+    "reduce",
+)
 
 # Options that only mean something beside another choice: {option: (choice, {its value: the option's default})}.
 # Elsewhere they stay None and out of a cell's identity.
@@ -102,6 +125,21 @@ class Cell:
     separation: float | None = None
     std: float | None = None
     teacher_seed: int | None = None
+    hold: str | None = None
+    held: float | None = None
+    groups: int | None = None
+    inner: float | None = None
+    intrinsic: int | None = None
+    floor: float | None = None
+    share: float | None = None
+    length: float | None = None
+    angle: float | None = None
+    points: int | None = None
+    bandwidth: float | None = None
+    population: str | None = None
+    points_seed: int | None = None
+    rank: int | None = None
+    reduce: str | None = None
 
     student: str = "linear"
     width: int | None = None

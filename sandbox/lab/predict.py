@@ -44,7 +44,8 @@ def _require_linear(cell: Cell) -> None:
 
 def flat_of(cell: Cell, dim: float | None = None) -> Flat:
     """The flat problem of a linear cell, at another (real) dimension if one is given."""
-    return Flat(cell.dim if dim is None else dim, cell.variance or 1.0, cell.sigma_init, cell.law(), cell.normaliser)
+    variance = cell.mixture().covariance.smallest().item()
+    return Flat(cell.dim if dim is None else dim, variance, cell.sigma_init, cell.law(), cell.normaliser)
 
 
 def spectrum_of(cell: Cell) -> modes.Spectrum:
@@ -165,7 +166,8 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
     if len(inside) < 2:
         return math.nan
     first = by_dim[int(inside[0])]
-    if first.start != "teacher" or first.exponent:
+    # At a fixed trace the variance falls as d grows, and the flat problem is not one of a real d alone.
+    if first.start != "teacher" or first.exponent or first.hold == "trace":
 
         def displacement_at(d: float) -> float:
             return float(np.interp(np.log(d), np.log(dims), [known[int(v)] for v in dims]))
@@ -176,7 +178,8 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
 
         def displacement_at(d: float) -> float:
             rate, batch = (float(np.exp(np.interp(np.log(d), log_d, v))) for v in (log_rate, log_batch))
-            rho = copying.displacement(flat_of(first, d), rate, batch, first.antithetic)
-            return copying.pair_displacement(rho, first.variance or 1.0, REFERENCE_SIGMA)
+            problem = flat_of(first, d)
+            rho = copying.displacement(problem, rate, batch, first.antithetic)
+            return copying.pair_displacement(rho, problem.variance, REFERENCE_SIGMA)
 
     return copying.critical_dimension(displacement_at, float(inside[0]), float(inside[-1]))

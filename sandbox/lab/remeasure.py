@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -58,15 +58,23 @@ def student_pack(cell: Cell, arrays: Mapping[str, np.ndarray]) -> Pack:
     return Pack(module, parameters)
 
 
-def student_of(cell: Cell, arrays: Mapping[str, np.ndarray]) -> Callable[[Tensor], Tensor]:
-    """A finished student as a map of float64 points, (n, d) -> (n, d); a network's own arithmetic is float32.
+@dataclass(frozen=True)
+class Finished:
+    """A finished student as a map of float64 points, (n, d) -> (n, d), with its pack of one for measures that look at
+    parameters."""
+
+    pack: Pack
+    dtype: torch.dtype
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.pack.member(0)(z.to(self.dtype)).double()
+
+
+def student_of(cell: Cell, arrays: Mapping[str, np.ndarray]) -> Finished:
+    """A finished student; a network's own arithmetic is float32.
 
     Raises ValueError for weights of other names or shapes than the cell's."""
-    pack = student_pack(cell, arrays)
-    student = pack.member(0)
-    if cell.student != "mlp":
-        return student
-    return lambda z: student(z.float()).double()
+    return Finished(student_pack(cell, arrays), torch.float32 if cell.student == "mlp" else torch.float64)
 
 
 def _untrained(cell: Cell) -> LinearStudent | OneStep | Correction:

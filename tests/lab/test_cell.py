@@ -6,12 +6,22 @@ import json
 import math
 
 import pytest
+import torch
 
 from sandbox.lab import cell as cells
-from sandbox.lab.cell import LEAST, NEUTRAL, OPTIONS, STUDENTS, Cell, cell_from, field_types
+from sandbox.lab.cell import LEAST, NEUTRAL, OPTIONS, STUDENTS, TEACHER_OPTIONS, Cell, cell_from, field_types
+from sandbox.teacher.families import FAMILIES, family
 
 RING = {"teacher": "ring", "dim": 2, "modes": 5, "radius": 2.0, "std": 0.2}
 RANDOM = {"teacher": "random", "dim": 2, "separation": 1.0, "teacher_seed": 1}
+
+HELD = {"teacher": "random", "dim": 2, "hold": "trace"}
+GROUPS = {"teacher": "hierarchical", "dim": 2, "modes": 12}
+MANIFOLD = {"teacher": "manifold", "dim": 4}
+IMAGES = {"teacher": "image_like", "dim": 4}
+SHEAR = {"teacher": "shear", "dim": 2}
+MEMORY = {"teacher": "memorising", "dim": 2, "points": 5}
+DIGITS = {"teacher": "digits", "dim": 4, "modes": 2, "rank": 2}
 
 ADAM = {"optimiser": "adam"}
 GRID = {"sigma_law": "log-grid"}
@@ -29,6 +39,21 @@ CHANGES = {
     "separation": (RANDOM, 2.0),
     "std": (RING, 0.3),
     "teacher_seed": (RANDOM, 2),
+    "hold": (RANDOM, "lambda_max"),
+    "held": (HELD, 2.0),
+    "groups": (GROUPS, 3),
+    "inner": (GROUPS, 0.5),
+    "intrinsic": (MANIFOLD, 3),
+    "floor": (MANIFOLD, 0.01),
+    "share": (IMAGES, 0.5),
+    "length": (SHEAR, 1.0),
+    "angle": (SHEAR, 30.0),
+    "points": (MEMORY, 6),
+    "bandwidth": (MEMORY, 0.2),
+    "population": (MEMORY, "ring"),
+    "points_seed": (MEMORY, 1),
+    "rank": (DIGITS, 1),
+    "reduce": (DIGITS, "components"),
     "student": ({}, "affine"),
     "start": ({}, "random"),
     "start_scale": ({}, 0.2),
@@ -81,6 +106,30 @@ def test_the_key_follows_every_field(name):
     changed = cell.replace(**{name: value})
     assert changed.key != cell.key
     assert changed.replace(**{name: getattr(cell, name)}).key == cell.key
+
+
+@pytest.mark.parametrize("name", TEACHER_OPTIONS)
+def test_the_teacher_follows_its_options(name):
+    """A field that the key follows and the law does not would give one teacher two names."""
+    base, value = CHANGES[name]
+    laws = [cell.mixture() for cell in (cell_from(base), cell_from({**base, name: value}))]
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(-1, 1) * torch.ones(laws[0].dim, dtype=torch.float64)
+    assert not torch.equal(laws[0].score(x, 0.5), laws[1].score(x, 0.5))
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_is_a_teacher(name):
+    """By its name alone, with the family's own defaults, and by options that the family lists."""
+    dim = 16
+    law = Cell(teacher=name, dim=dim).mixture()
+    assert torch.equal(law.means, family(name, dim).means)
+
+
+def test_a_memorising_teacher_and_its_twin_share_their_options():
+    options = {"dim": 3, "modes": 4, "separation": 2.0, "std": 0.2, "teacher_seed": 3, "hold": "trace"}
+    twin = Cell(teacher="random", **options).mixture()
+    law = Cell(teacher="memorising", points=50, bandwidth=0.05, **options).mixture()
+    assert torch.equal(law.means, family("memorising", 3, points=50, population=twin).means)
 
 
 def test_the_key_follows_the_version_of_the_algorithm(monkeypatch):
@@ -268,6 +317,21 @@ def test_a_cell_survives_its_canonical_text():
         ({"variance": -1.0}, "-1"),
         ({"exponent": -0.5}, "-0.5"),
         ({"modes": 0, "teacher": "ring"}, "0"),
+        ({"hold": "volume", "teacher": "random"}, "volume"),
+        ({"hold": "speciation"}, "speciation"),
+        ({"held": 0.0, "hold": "trace"}, "0.0"),
+        ({"groups": 0, "teacher": "hierarchical"}, "0"),
+        ({"inner": -1.0, "teacher": "hierarchical"}, "-1.0"),
+        ({"intrinsic": 1.5, "teacher": "manifold"}, "1.5"),
+        ({"floor": 0.0, "teacher": "manifold"}, "0.0"),
+        ({"share": 1.0, "teacher": "image_like"}, "1.0"),
+        ({"length": 0.0, "teacher": "shear"}, "0.0"),
+        ({"angle": math.nan, "teacher": "shear"}, "nan"),
+        ({"dim": 1, "teacher": "shear"}, "1"),
+        ({"points": 0, "teacher": "memorising"}, "0"),
+        ({"bandwidth": 0.0, "teacher": "memorising"}, "0.0"),
+        ({"population": "donut", "teacher": "memorising"}, "donut"),
+        ({"points_seed": -1, "teacher": "memorising"}, "-1"),
         ({"algorithm_version": 99}, "99"),
         ({"lr": None}, "None"),
         ({"decay": 1.01}, "1.01"),
@@ -309,6 +373,9 @@ def test_a_bad_value_is_named_with_its_field(fields, value):
     [
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_m.*3"),
         ({"modes": 4}, "modes.*gaussian"),
+        ({"held": 2.0}, "held means nothing with hold coordinate, got 2.0"),
+        ({"points": 4}, "points is not an option of family 'gaussian'"),
+        ({"teacher": "memorising", "population": "ring", "separation": 1.0}, "separation is not an option of .*'ring'"),
         ({"beta1": 0.5}, "beta1 means nothing with optimiser sgd, got 0.5"),
         ({"bins": 4}, "bins means nothing with sigma_law log-uniform, got 4"),
         ({"fake_lr": 0.1}, "fake_lr means nothing with fake_score exact, got 0.1"),

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sandbox.lab.cell import Cell
-from sandbox.lab.predict import predict, predicted_onset, settled_steps
+from sandbox.lab.predict import flat_of, predict, predicted_onset, settled_steps
 from sandbox.theory import copying
 from sandbox.theory.flat import Flat
 from sandbox.theory.hypotheses import HypothesisError
@@ -160,3 +160,13 @@ def test_antithetic_noise_cannot_flip_a_sign_in_one_dimension():
     cell = Cell(dim=1, normaliser="off", lr=0.04, batch=8, steps=4000)
     assert predict(cell).gauge > 0.05
     assert predict(cell.replace(antithetic=True)).gauge == 0
+
+
+@pytest.mark.parametrize(
+    ("hold", "held", "variance"), [("trace", None, 0.25), ("trace", 3.0, 0.1875), ("lambda_max", 2.0, 2.0)]
+)
+def test_the_flat_problem_has_the_teachers_own_variance(hold, held, variance):
+    """Whatever the teacher holds fixed: variance 0.5 per coordinate at the reference dimension 8."""
+    cell = Cell(dim=16, variance=0.5, hold=hold, held=held)
+    assert flat_of(cell).variance == pytest.approx(variance, rel=1e-15)
+    assert flat_of(Cell(dim=16, variance=0.5)).variance == 0.5

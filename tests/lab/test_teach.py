@@ -23,6 +23,13 @@ TINY = {"width": 8, "depth": 1, "teacher_steps": 5, "teacher_batch": 16}
 MLP = Cell(teacher="random", dim=2, student="mlp", fake_score="network", sigma_law="karras", optimiser="adam", **TINY)
 GAUSSIAN = MLP.replace(teacher="gaussian")
 RING = MLP.replace(teacher="ring")
+HELD = MLP.replace(hold="trace")
+GROUPS = MLP.replace(teacher="hierarchical", modes=12)
+MANIFOLD = MLP.replace(teacher="manifold", dim=4)
+IMAGES = MLP.replace(teacher="image_like")
+SHEAR = MLP.replace(teacher="shear")
+MEMORY = MLP.replace(teacher="memorising", points=5)
+DIGITS = MLP.replace(teacher="digits", dim=4, modes=2, rank=2)
 
 # Another value of each field that a teacher network depends on, and a base where that field means something.
 ITS_OWN = {
@@ -35,6 +42,21 @@ ITS_OWN = {
     "separation": (MLP, 2.0),
     "std": (MLP, 0.2),
     "teacher_seed": (MLP, 1),
+    "hold": (MLP, "trace"),
+    "held": (HELD, 2.0),
+    "groups": (GROUPS, 3),
+    "inner": (GROUPS, 0.5),
+    "intrinsic": (MANIFOLD, 3),
+    "floor": (MANIFOLD, 0.01),
+    "share": (IMAGES, 0.5),
+    "length": (SHEAR, 1.0),
+    "angle": (SHEAR, 30.0),
+    "points": (MEMORY, 6),
+    "bandwidth": (MEMORY, 0.2),
+    "population": (MEMORY, "ring"),
+    "points_seed": (MEMORY, 1),
+    "rank": (DIGITS, 1),
+    "reduce": (DIGITS, "components"),
     "width": (MLP, 16),
     "depth": (MLP, 2),
     "teacher_steps": (MLP, 6),

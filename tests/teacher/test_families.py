@@ -1,13 +1,35 @@
 """What each family holds fixed while the dimension grows."""
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
-from sandbox.teacher.families import FAMILIES, family, gaussian, random, ring
+from sandbox.teacher.families import (
+    FAMILIES,
+    Lazy,
+    family,
+    gaussian,
+    hierarchical,
+    image_like,
+    manifold,
+    memorising,
+    random,
+    ring,
+    shear,
+)
 
 DIMS = (1, 2, 3, 16, 128, 1024)
+# The smallest dimension of a family, where it is not 1.
+LEAST = {"shear": 2}
+
+
+def between_by_numpy(law):
+    """The largest eigenvalue of the between-mode covariance of equal modes, from the modes' Gram matrix."""
+    centred = law.means.numpy() - law.means.numpy().mean(0)
+    return np.linalg.eigvalsh(centred @ centred.T / len(centred))[-1]
 
 
 def spectrum(law):
@@ -31,6 +53,13 @@ class TestGaussian:
         lam = spectrum(gaussian(dim, exponent=exponent))
         ratios = (lam / lam[0]).tolist()
         assert ratios == pytest.approx([k**-exponent for k in range(1, dim + 1)], rel=tolerance)
+
+    @pytest.mark.parametrize("dim", [1, 7, 128])
+    def test_the_law_of_stored_results_to_the_last_bit(self, dim):
+        """Results are stored under a cell's options alone: without `hold`, they stand for this arithmetic."""
+        powers = torch.arange(1, dim + 1, dtype=torch.float64) ** -1.5
+        assert torch.equal(gaussian(dim, 0.7, 1.5).covariance.variances[0], powers * (0.7 * dim / powers.sum()))
+        assert torch.equal(gaussian(dim, 0.7).covariance.variance, torch.tensor([0.7], dtype=torch.float64))
 
     def test_the_leading_mode_of_an_image_like_spectrum_takes_a_fixed_share(self):
         """lambda_1 / d -> 1 / zeta(3/2) = 0.3828, from above since the truncated sum is smaller."""
@@ -66,8 +95,23 @@ class TestRing:
         assert law.means.tolist() == [[-2.5], [2.5]]
         assert law.weights.tolist() == [0.5, 0.5]
 
+    @pytest.mark.parametrize(("modes", "share"), [(2, 1.0), (3, 0.5), (8, 0.5)])
+    @pytest.mark.parametrize("tolerance", [1e-13])
+    def test_the_between_mode_covariance_does_not_depend_on_the_dimension(self, modes, share, tolerance):
+        levels = [between_by_numpy(ring(dim, modes=modes, radius=2.5)) for dim in DIMS[1:]]
+        assert levels == pytest.approx([share * 2.5**2] * len(levels), rel=tolerance)
+
 
 class TestRandom:
+    @pytest.mark.parametrize("dim", [1, 7, 128])
+    def test_the_law_of_stored_results_to_the_last_bit(self, dim):
+        """As for the Gaussian."""
+        source = torch.Generator().manual_seed(3)
+        columns = [torch.randn(5, generator=source, dtype=torch.float64) for _ in range(dim)]
+        law = random(dim, 5, 0.7, 0.2, 3)
+        assert torch.equal(law.means, 0.7 * torch.stack(columns, -1))
+        assert torch.equal(law.covariance.variance, torch.full((5,), 0.2**2, dtype=torch.float64))
+
     def test_the_first_coordinates_do_not_depend_on_the_dimension(self):
         wide = random(128, seed=3)
         for dim in (1, 2, 16):
@@ -99,28 +143,78 @@ class TestRandom:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("dim", [1, 7])
+@pytest.mark.parametrize("dim", [0, 16])
 def test_by_name(name, dim):
+    """At the family's smallest dimension, and at another."""
+    dim = dim or LEAST.get(name, 1)
     law = family(name, dim)
     assert law.dim == dim
     assert law.means.dtype == torch.float64
     assert torch.equal(law.means, FAMILIES[name](dim).means)
+    assert torch.isfinite(law.score(torch.zeros(1, dim, dtype=torch.float64), 0.5)).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_have_the_moments_of_the_law(name):
+    law = family(name, 4)
+    x = law.sample(20000, torch.Generator().manual_seed(1)).numpy()
+    std = law.cov.diagonal().sqrt().numpy()
+    # Standard errors of a mean and, the tails being no heavier than a Gaussian's, at most of a variance.
+    assert (np.abs(x.mean(0) - law.mean.numpy()) < 5 * std / math.sqrt(len(x))).all()
+    assert np.abs(np.cov(x.T) - law.cov.numpy()).max() < 5 * math.sqrt(2 / len(x)) * (std**2).max()
 
 
 def test_options_by_name():
     assert family("ring", 2, modes=3, radius=1.5).means.shape == (3, 2)
     assert torch.equal(family("random", 3, modes=4, seed=5).means, random(3, modes=4, seed=5).means)
+    law = family("memorising", 2, points=5, population="ring", radius=1.5)
+    assert torch.equal(law.means, memorising(2, points=5, population=ring(2, radius=1.5)).means)
+
+
+class TestLazy:
+    """A family that is not imported before it is asked for."""
+
+    @pytest.fixture
+    def late(self, tmp_path, monkeypatch):
+        (tmp_path / "late_family.py").write_text(
+            "from sandbox.teacher.families import gaussian\n\n\ndef late(dim, variance=2.0):\n"
+            "    return gaussian(dim, variance)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "late_family", raising=False)
+        monkeypatch.setitem(FAMILIES, "late", Lazy("late_family", "late"))
+        yield
+        sys.modules.pop("late_family", None)
+
+    def test_is_imported_when_it_is_made(self, late):
+        family("gaussian", 3)
+        assert "late_family" not in sys.modules
+        assert family("late", 3, variance=4.0).covariance.variance.item() == 4
+        assert "late_family" in sys.modules
+        assert FAMILIES["late"](3).covariance.variance.item() == 2
+
+    def test_refuses_what_is_not_its_option(self, late):
+        with pytest.raises(ValueError, match="std is not an option of family 'late'; it has variance"):
+            family("late", 3, std=1.0)
+
+    def test_an_unknown_name_imports_nothing(self, late):
+        with pytest.raises(ValueError, match=r"family must be one of .*late.*, got 'grid'"):
+            family("grid", 2)
+        assert "late_family" not in sys.modules
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: family("grid", 2), r"family must be one of gaussian, .*ring.*, got 'grid'"),
+        (lambda: family("grid", 2), r"family must be one of digits, gaussian, .*ring.*, got 'grid'"),
         (lambda: family("ring", 2, seed=1), r"seed is not an option of family 'ring'; it has modes, radius, std"),
         (lambda: family("gaussian", 2, varience=1.0), r"varience is not an option of family 'gaussian'"),
         *[
-            (lambda build=build, dim=dim: build(dim), rf"dim must be an integer >= 1, got {dim}")
-            for build in FAMILIES.values()
+            (
+                lambda build=build, dim=dim: build(dim),
+                rf"dim must be an integer >= {LEAST.get(name, 1)}, got {dim}",
+            )
+            for name, build in FAMILIES.items()
             for dim in (0, -3, 2.5, True, math.nan, math.inf, "two")
         ],
         (lambda: gaussian(2, variance=0.0), r"variance must be > 0, got 0\.0"),
@@ -135,6 +229,51 @@ def test_options_by_name():
         (lambda: random(2, modes=2.5), r"modes must be .*, got 2\.5"),
         (lambda: random(2, separation=0.0), r"separation must be > 0, got 0\.0"),
         (lambda: random(2, std=-0.1), r"std must be > 0, got -0\.1"),
+        (lambda: random(2, hold="volume"), r"hold must be one of coordinate, lambda_max, trace, speciation, got 'vol"),
+        (lambda: random(2, held=2.0), r"held means nothing with hold coordinate, got 2\.0"),
+        (lambda: random(2, hold="trace", held=0.0), r"held must be > 0, got 0\.0"),
+        (lambda: random(2, hold="speciation", held=-1.0), r"held must be > 0, got -1\.0"),
+        (lambda: random(2, modes=1, hold="lambda_max"), r"modes must be >= 2 with hold lambda_max, got 1"),
+        (lambda: random(2, modes=1, hold="speciation"), r"modes must be >= 2 with hold speciation, got 1"),
+        (
+            lambda: random(2, std=9.0, hold="speciation"),
+            r"std must be < \S+ at dim 8 for .* speciation level.*got 9\.0",
+        ),
+        (lambda: random(1, std=2.0, hold="speciation", held=1.0), r"std must be < \S+ at dim 1 for .*, got 2\.0"),
+        (
+            lambda: gaussian(2, hold="speciation"),
+            r"hold must be one of coordinate, lambda_max, trace, got 'speciation'",
+        ),
+        (lambda: gaussian(2, hold="trace", held=math.nan), r"held must be > 0, got nan"),
+        (lambda: gaussian(2, held=1.0), r"held means nothing with hold coordinate, got 1\.0"),
+        (lambda: hierarchical(2, groups=0), r"groups must be an integer >= 1, got 0"),
+        (lambda: hierarchical(2, modes=8, groups=3), r"modes must be a multiple of groups = 3, got 8"),
+        (lambda: hierarchical(2, modes=2, groups=4), r"modes must be a multiple of groups = 4, got 2"),
+        (lambda: hierarchical(2, separation=0.0), r"separation must be > 0, got 0\.0"),
+        (lambda: hierarchical(2, inner=-1.0), r"inner must be > 0, got -1\.0"),
+        (lambda: hierarchical(2, std=0.0), r"std must be > 0, got 0\.0"),
+        (lambda: manifold(2, intrinsic=0), r"intrinsic must be an integer >= 1, got 0"),
+        (lambda: manifold(2, intrinsic=1.5), r"intrinsic must be an integer >= 1, got 1\.5"),
+        (lambda: manifold(2, floor=0.0), r"floor must be > 0, got 0\.0"),
+        (lambda: manifold(2, std=0.3, floor=0.1), r"floor must be in \(0, std\^2 = 0\.09\], got 0\.1"),
+        (lambda: manifold(2, modes=0), r"modes must be an integer >= 1, got 0"),
+        (lambda: manifold(2, std=0.0), r"std must be > 0, got 0\.0"),
+        (lambda: image_like(2, share=1.0), r"share must be in \(0, 1\), got 1\.0"),
+        (lambda: image_like(2, share=0.0), r"share must be in \(0, 1\), got 0\.0"),
+        (lambda: image_like(2, modes=0), r"modes must be an integer >= 1, got 0"),
+        (lambda: image_like(2, variance=0.0), r"variance must be > 0, got 0\.0"),
+        (lambda: image_like(2, exponent=-0.5), r"exponent must be >= 0, got -0\.5"),
+        (lambda: memorising(2, points=0), r"points must be an integer >= 1, got 0"),
+        (lambda: memorising(2, bandwidth=0.0), r"bandwidth must be > 0, got 0\.0"),
+        (lambda: memorising(2, points_seed=-1), r"points_seed must be an integer >= 0, got -1"),
+        (lambda: memorising(2, population="grid"), r"population must be one of digits, gaussian, .*ring.*, got 'grid'"),
+        (lambda: memorising(2, population="memorising"), r"population must be one of .*, got 'memorising'"),
+        (lambda: memorising(2, population="ring", seed=1), r"seed is not an option of family 'ring'"),
+        (lambda: memorising(2, population=ring(3)), r"population must be one mixture of dimension 2, got .*\(8, 3\)"),
+        (lambda: memorising(2, population=ring(2), radius=1.0), r"radius means nothing where population is a mixture"),
+        (lambda: shear(2, radius=0.0), r"radius must be > 0, got 0\.0"),
+        (lambda: shear(2, length=0.1, std=0.2), r"std must be <= length = 0\.1, got 0\.2"),
+        (lambda: shear(2, angle=math.inf), r"angle must be finite, got inf"),
     ],
 )
 def test_bad_input_names_the_argument_and_the_value(build, message):
@@ -142,10 +281,10 @@ def test_bad_input_names_the_argument_and_the_value(build, message):
         build()
 
 
-@pytest.mark.parametrize("build", FAMILIES.values())
-def test_a_whole_number_of_another_type(build):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_number_of_another_type(name):
     """2.0 comes from json and numpy where 2 was meant: taken or refused by name, never an error from inside torch."""
     try:
-        assert build(2.0).dim == 2
+        assert family(name, 2.0).dim == 2
     except ValueError as error:
-        assert "dim must be an integer >= 1, got 2.0" in str(error)  # noqa: PT017
+        assert f"dim must be an integer >= {LEAST.get(name, 1)}, got 2.0" in str(error)  # noqa: PT017
