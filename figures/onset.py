@@ -143,7 +143,7 @@ def _networks(axes, table: pd.DataFrame) -> None:
 def _crossing(ax: Axes, table: pd.DataFrame) -> None:
     """Marks where copying begins or ends, if it does within the swept range."""
     try:
-        found = onset(table)
+        found = onset(table, models=False)
     except ValueError:
         return
     if found.kind == "none":

@@ -136,7 +136,7 @@ def arms(sweep: Sweep, table: pd.DataFrame, value: str = "displacement") -> pd.D
             try:
                 if usable["dim"].nunique() < 2:
                     raise ValueError("needs two dimensions (above 2 with the per-sample normaliser)")
-                found = onset(usable, value=value)
+                found = onset(usable, value=value, models=False)
                 row |= {"onset": found.kind, "at": found.at, "low": found.low, "high": found.high}
             except ValueError as error:
                 row["onset"] = f"not estimated: {error}"
