@@ -29,9 +29,11 @@ gallery: $(INSTALLED)
 	done
 
 # Independent implementations to compare with. 3.x is the last DiffusionLab that has mixtures; its metadata asks for an older Python.
+# azula's metadata asks for what only its pretrained models need; torch is there, and is not to be resolved again.
 oracle: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt jax
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python diffusionlab
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps azula einops torchdiffeq
 	$(BIN)/python -m pytest tests/oracle
 
 style: $(INSTALLED)

@@ -97,6 +97,6 @@ class Products:
         """sum_k shares_k (a_k mu_k + b_k x), for a and b (*E, K, 1 or n, 1 or d)."""
         if of_means.shape[-2] > 1:
             a, b = ((shares * c.squeeze(-1)).mT for c in (of_means, of_points))  # (*E, n, K)
-            return torch.addcmul(a @ self.means, x, b.sum(-1, keepdim=True))
+            return (a @ self.means).addcmul_(x, b.sum(-1, keepdim=True))
         a, b = of_means.squeeze(-2) * self.means, of_points.squeeze(-2)
-        return torch.addcmul(shares.mT @ a, x, shares.mT @ b)
+        return (shares.mT @ a).addcmul_(x, shares.mT @ b)
