@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from problems import line, mixture
 
 from sandbox.teacher.covariance import Full, Isotropic
 from sandbox.teacher.divergence import Estimate, estimate, fisher_between, fisher_divergence, kl_between, kl_divergence
 from sandbox.teacher.mixture import GaussianMixture
-from tests.problems import line, mixture
 
 
 def gaussian(seed, dim):

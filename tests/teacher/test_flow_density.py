@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from problems import line, mixture
 
 from sandbox.teacher.flow import teacher_encode, teacher_jacobian, teacher_log_prob, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
-from tests.problems import line, mixture
 
 KINDS = ("isotropic", "diagonal", "low-rank", "full", "near-duplicate")
 

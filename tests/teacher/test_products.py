@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from problems import SIGMAS, exact, mixture, relative_error
 
 from sandbox.teacher import mixture as module
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
 from sandbox.teacher.families import random
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.products import Products
-from tests.problems import SIGMAS, exact, mixture, relative_error
 
 AXIS_ALIGNED = ("isotropic", "diagonal", "near-duplicate", "atoms")
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from problems import KINDS, SIGMAS, mixture
 
 from sandbox.teacher.mixture import GaussianMixture
-from tests.problems import KINDS, SIGMAS, mixture
 
 PRODUCTS = {
     "posterior_cov": lambda law, x, sigma, v: law.posterior_cov_product(x, sigma, v),
