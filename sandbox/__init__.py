@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 from sandbox.measure.gauge import gauge_displacement, polar_displacement
+from sandbox.measure.geometry import geometry
 from sandbox.measure.jacobian import (
     effective_rank,
     jacobian_spectrum,
@@ -49,6 +50,7 @@ __all__ = [
     "families",
     "fisher_divergence",
     "gauge_displacement",
+    "geometry",
     "jacobian_spectrum",
     "karras_grid",
     "kl_divergence",

@@ -18,7 +18,7 @@ CERTAIN = 0.95
 LEVEL = 0.10
 # From so many seeds on the percentile interval is not widened.
 MANY_SEEDS = 16
-SIGNS = 999
+SIGNS = 499
 EVERY_SIGN = 10
 # No swept value's mean counts as more than 30 times better known than another's.
 FLOOR = 1e-3
@@ -64,18 +64,25 @@ class Onset:
         return text if self.shapes is None else f"{text}\n{self.shapes}"
 
 
-def _rising(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Increasing least-squares fits to the rows of y (B, L): at i the largest, over j <= i, of the smallest, over
-    k >= i, of the means of y from j to k (Robertson, Wright & Dykstra 1988, theorem 1.4.4)."""
+def _monotone_pair(y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Increasing and decreasing least-squares fits to the rows of y (B, L).
+
+    The increasing one is at i the largest, over j <= i, of the smallest, over k >= i, of the means of y from j to k
+    (Robertson, Wright & Dykstra 1988, chapter 1)."""
     rows, levels = y.shape
     total, mass = np.zeros((2, rows, levels + 1))
     np.cumsum(weight * y, 1, out=total[:, 1:])
     np.cumsum(weight, 1, out=mass[:, 1:])
-    above = np.triu(np.ones((levels, levels), bool))  # j <= k
+    below = np.tri(levels, k=-1, dtype=bool)  # j > k or j > i
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = (total[:, None, 1:] - total[:, :-1, None]) / (mass[:, None, 1:] - mass[:, :-1, None])
-    smallest = np.minimum.accumulate(np.where(above, mean, np.inf)[:, :, ::-1], 2)[:, :, ::-1]
-    return np.where(above, smallest, -np.inf).max(1)
+    fits = []
+    for inner, outer, worst in ((np.minimum, np.maximum, np.inf), (np.maximum, np.minimum, -np.inf)):
+        mean[:, below] = worst
+        extreme = inner.accumulate(mean[:, :, ::-1], 2)[:, :, ::-1]
+        extreme[:, below] = -worst
+        fits.append(outer.reduce(extreme, 1))
+    return fits[0], fits[1]
 
 
 def _monotone(y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +91,7 @@ def _monotone(y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
     rises = np.empty(len(y), bool)
     step = max(1, 2_000_000 // y.shape[1] ** 2)
     for rows in (slice(i, i + step) for i in range(0, len(y), step)):
-        up, down = _rising(y[rows], weight[rows]), -_rising(-y[rows], weight[rows])
+        up, down = _monotone_pair(y[rows], weight[rows])
         worse = (weight[rows] * (np.square(up - y[rows]) - np.square(down - y[rows]))).sum(1)
         rises[rows] = worse <= 0
         fits[rows] = np.where(rises[rows, None], up, down)

@@ -21,7 +21,7 @@ Map = Callable[[Tensor], Tensor]
 Extra = Callable[[Map, object, Tensor], Mapping[str, float]]
 
 
-def _precision(student: Map) -> torch.dtype:
+def precision(student: Map) -> torch.dtype:
     """The precision in which a student takes its points: its own parameters', float64 for a plain function."""
     parameters = student.parameters() if isinstance(student, torch.nn.Module) else iter(())
     return next((p.dtype for p in parameters), torch.float64)
@@ -54,7 +54,7 @@ def measurements(
     if z.ndim != 2 or z.shape[-1] != teacher.dim:
         raise ValueError(f"z must have shape (n, {teacher.dim}), got {tuple(z.shape)}")
     with torch.no_grad():
-        x = student(z.to(_precision(student)))
+        x = student(z.to(precision(student)))
     if x.shape != z.shape:
         raise ValueError(f"student must map (n, {teacher.dim}) to itself, got {tuple(x.shape)} from {tuple(z.shape)}")
     if not torch.isfinite(x).all():
@@ -77,7 +77,7 @@ def measurements(
     gauge = gauge_displacement(teacher, x, z, sigma_max, np.random.default_rng(seed))
     record |= named("gauge_displacement", gauge)
     for owner, s in (
-        ("student", jacobian_spectrum(student, few.to(_precision(student)))),
+        ("student", jacobian_spectrum(student, few.to(precision(student)))),
         ("teacher", teacher_spectrum),
     ):
         record |= {
