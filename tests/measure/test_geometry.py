@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sandbox import GaussianMixture, Isotropic, LinearStudent, families, geometry, measurements, teacher_map
-from sandbox.measure.linear_freedom import linear_available
 from sandbox.measure.law import mode_labels
+from sandbox.measure.linear_freedom import linear_available
 from sandbox.measure.modes import mode_parts
 
 
