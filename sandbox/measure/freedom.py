@@ -32,6 +32,9 @@ from sandbox.student.networks import Pack
 # Random fields that a fraction is compared with.
 NULL_FIELDS = 32
 
+# Keeps the seeds of random directions apart from others'.
+DIRECTION_STREAM = 1
+
 # Smallest eigenvalue, over the number of functions of unit size, of what quadratics leave of them; below is rounding.
 RANK = 1e-10
 
@@ -228,6 +231,13 @@ def parametrised(student: nn.Module | Pack, index: int = 0) -> tuple[Callable, d
     return lambda p, z: functional_call(student, p, (z,)), parameters
 
 
+def direction_stream(seed: int) -> torch.Generator:
+    """A stream of its own: with the seed that a student's weights were drawn by, its first direction would be these
+    weights themselves."""
+    state = np.random.SeedSequence((DIRECTION_STREAM, seed)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
 def available(
     student: nn.Module | Pack,
     z: Tensor,
@@ -249,7 +259,7 @@ def available(
     if directions < 1:
         raise ValueError(f"directions must be >= 1, got {directions}")
     call, parameters = parametrised(student, index)
-    generator = torch.Generator().manual_seed(seed)
+    generator = direction_stream(seed)
     z, changes = z.double(), []
     with torch.no_grad():
         for _ in range(directions):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sandbox.measure.freedom import available, freedom, net, parametrised, used
+from sandbox.measure.freedom import available, direction_stream, freedom, net, parametrised, used
 from sandbox.measure.linear_freedom import linear_available, linear_freedom, linear_net
+from sandbox.measure.potentials import Potentials
 from sandbox.student.denoiser import Correction, Denoiser, ExactResidual, OneStep
 from sandbox.student.networks import LinearStudent, Pack
 from sandbox.teacher.families import random, ring
@@ -53,7 +54,7 @@ class TestAvailable:
     def test_changes_are_derivatives_along_the_directions(self):
         student, z = Bend(3), normals(200, 3, seed=4)
         found = available(student, z, directions=2, seed=7, size=0)
-        generator = torch.Generator().manual_seed(7)
+        generator = direction_stream(7)
         A, C = (p.detach().double() for p in student.parameters())
         changes = []
         for _ in range(2):
@@ -142,3 +143,18 @@ def test_bad_uses_are_named():
     for use in (used, net):
         with pytest.raises(ValueError, match="must have one shape"):
             use(normals(20, 2), normals(21, 2))
+
+
+def test_directions_are_not_the_weights_of_a_student_of_their_seed():
+    """A student drawn by the seed that directions are drawn by: along its own weights u = x would be a gradient."""
+    weight = normals(4, 4, seed=5)
+    found = available(LinearStudent(weight), normals(400, 4, seed=9), directions=1, seed=5)
+    assert found.fraction > 0.05
+
+
+def test_each_use_takes_its_potentials_from_the_points_of_the_split():
+    law, generator = random(2), torch.Generator().manual_seed(0)
+    before, after = torch.randn(200, 2, generator=generator, dtype=torch.float64), 2 * law.sample(200, generator)
+    for use, at in ((used, before), (net, (before + after) / 2)):
+        want = freedom(at, after - before, Potentials(law, at, 24, 3), seed=3)
+        assert use(before, after, law, 3, 24)[:8] == pytest.approx(want[:8], rel=1e-9)
