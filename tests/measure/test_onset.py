@@ -145,6 +145,15 @@ def test_fits_and_intervals_are_those_of_one_resample_after_another(seeds, tail)
     assert found.between[0] < found.at < found.between[1]
 
 
+def test_resamples_that_cross_the_other_way_do_not_count():
+    table = sweep(line(6.0, -0.02), np.random.default_rng(15), seeds=6)
+    found = onset(table, resamples=300, rng_seed=5, models=False)
+    _, _, share = by_hand(table, 300, 5, [0.025, 0.975])
+    assert 0.5 < share < 0.95
+    assert found.share == pytest.approx(share)
+    assert found.kind == "none"
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.06])
 @pytest.mark.parametrize("seeds", [4, 6, 9])
 def test_two_values_are_compared_as_scipy_compares_pairs(seeds, slope):
@@ -167,6 +176,17 @@ def test_a_difference_in_scatter_is_no_dependence():
     # A level of 10 % with an error of 2 %, and of 5 % with 1.5 %.
     assert np.mean(np.array(p) <= 0.10) == pytest.approx(0.10, abs=0.06)
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.045)
+
+
+def test_scatter_at_one_value_does_not_hide_a_trend_over_the_others():
+    rng = np.random.default_rng(16)
+    p = []
+    for _ in range(20):
+        table = sweep(line(8.0, 0.01), rng, spread=0.0, shared=0.1, seeds=8)
+        table["displacement"] += np.where(table["dim"] == 1, 0.5, 0.01) * rng.standard_normal(len(table["dim"]))
+        p.append(onset(table, resamples=1, models=False).p)
+    # The smallest that eight seeds can give is 2^-7.
+    assert np.mean(np.array(p) <= 2**-6) > 0.9
 
 
 def test_seeds_that_are_not_shared_between_values_are_compared_with_the_common_mean():

@@ -230,6 +230,19 @@ def test_with_few_students_nothing_can_be_compared():
     assert str(found).startswith("shapes by AICc weight: none (2 students count as 2); not fitted: constant, ")
 
 
+def test_without_repeated_axis_values_every_seed_counts_as_one():
+    x = np.arange(1.0, 41.0)
+    found = compare(x, np.log(x) + 0.1 * np.random.default_rng(15).standard_normal(40), np.repeat(np.arange(10), 4))
+    assert (found.points, found.correlation) == (10, 0)
+    assert found.best.name == "linear"
+
+
+def test_rounding_is_not_scatter():
+    # The mean of three times .1 is not .1, and all students would deviate from it alike.
+    found = compare(np.tile(DIMS, 3), np.full(24, 0.1), np.repeat(np.arange(3), 8))
+    assert (found.points, found.correlation, found.best.name) == (24, 0, "constant")
+
+
 def test_units_do_not_matter():
     x, y, seed = students(sigmoid(), np.random.default_rng(12), noisy=4.0)
     here, there = compare(x, y, seed), compare(1000 * x, 3 * y - 7, seed)
