@@ -23,6 +23,8 @@ EVERY_SIGN = 10
 # No swept value's mean counts as more than 30 times better known than another's.
 FLOOR = 1e-3
 ROUNDING = 1e-12
+# Numbers that one table of means may hold at a time.
+BLOCK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _monotone(y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """The closer of the increasing and the decreasing fit to each row of y (B, L), and whether it increases (B,)."""
     fits = np.empty_like(y)
     rises = np.empty(len(y), bool)
-    step = max(1, 2_000_000 // y.shape[1] ** 2)
+    step = max(1, BLOCK // y.shape[1] ** 2)
     for rows in (slice(i, i + step) for i in range(0, len(y), step)):
         up, down = _monotone_pair(y[rows], weight[rows])
         worse = (weight[rows] * (np.square(up - y[rows]) - np.square(down - y[rows]))).sum(1)
@@ -142,35 +144,46 @@ def _crossings(u: np.ndarray, total: np.ndarray, count: np.ndarray, binomial: bo
     return _Crossings(*found)
 
 
-def _dependence(total: np.ndarray, count: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+def _deviations(total: np.ndarray, count: np.ndarray, binomial: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What each seed's students add to the mean deviation at each swept value (seeds, L), and the values' weights (L,).
+
+    Deviations from the seed's weighted mean, or from the common one if no seed has students at two swept values.
+    Shares weigh by number of students: their variance is one if they do not depend on the axis. Means weigh by the
+    inverse squares of deviations from the seed's median, which scatter at one swept value does not reach."""
+    number = count.sum(0)
+    common = not ((count > 0).sum(1) > 1).any()
+
+    def deviations(centre: np.ndarray) -> np.ndarray:
+        return (total - count * np.reshape(centre, (-1, 1))) / number
+
+    weight = number
+    if not binomial:
+        value = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+        square = np.square(deviations(np.nanmedian(value) if common else np.nanmedian(value, 1))).sum(0)
+        if square.max() > 0:
+            weight = 1 / np.maximum(square, FLOOR * square.max())
+    student = weight / number
+    mass, sums = (count * student).sum(1), (total * student).sum(1)
+    return deviations(sums.sum() / mass.sum() if common else sums / mass), weight
+
+
+def _dependence(total: np.ndarray, count: np.ndarray, binomial: bool, rng: np.random.Generator) -> tuple[float, float]:
     """A p-value for any dependence on the axis, and the level of significance that it can be held to.
 
     If there is none, a seed's deviations from its own mean are as likely with the opposite signs, whatever their
     variances along the axis: the statistic is compared with its values under sign changes of whole seeds (randomisation
-    under symmetry with few clusters: Canay, Romano & Shaikh 2017). Permuting the axis' labels within seeds instead
-    would take differences in variance for dependence. Statistic: the weighted sum of squares of the monotone fit to the
-    mean deviations (Barlow et al. 1972, chapter 3). Its weights, and those of a seed's mean, come from squared
-    deviations, which the signs leave alone: scatter at one swept value does not hide a trend over the others.
-    With s seeds no p is below 2^(1 - s): with four or fewer the largest statistic of all is what can be asked for.
+    under symmetry with few clusters: Canay, Romano & Shaikh 2017), which leave the weights alone. Permuting the axis'
+    labels within seeds instead would take differences in variance for dependence. Statistic: the weighted sum of
+    squares of the monotone fit to the mean deviations (Barlow et al. 1972, chapter 3). With s seeds no p is below
+    2^(1 - s): with four or fewer the largest statistic is what can be asked for.
 
     Args:
         total, count: sums and numbers of students, (seeds, L).
     """
-    number = count.sum(0)
-    # Seeds that are not shared between swept values deviate from the common mean instead.
-    shared = ((count > 0).sum(1) > 1).any()
-
-    def deviations(weight: np.ndarray) -> np.ndarray:
-        value, mass = (total * weight).sum(1), (count * weight).sum(1)
-        centre = value / mass if shared else np.full(len(value), value.sum() / mass.sum())
-        return (total - count * centre[:, None]) / number
-
-    square = np.square(deviations(np.ones(len(number)))).sum(0)
-    if square.max() <= ROUNDING**2 * max(1.0, np.square(total).max()):
+    z, weight = _deviations(total, count, binomial)
+    z = z[np.abs(z).max(1) > ROUNDING * np.abs(total).max()]
+    if not len(z):
         return 1.0, LEVEL
-    weight = 1 / np.maximum(square, FLOOR * square.max())
-    z = deviations(weight / number)
-    z = z[np.abs(z).max(1) > ROUNDING * np.abs(z).max()]
     if len(z) <= EVERY_SIGN:
         signs = np.array([(1.0, *rest) for rest in product((1, -1), repeat=len(z) - 1)])
     else:
@@ -268,7 +281,7 @@ def onset(
     again = _crossings(u, times @ total, times @ count, binomial, threshold)
     counted = np.isfinite(again.at) & (again.rises == point.rises)
     share = float(counted.mean())
-    p, attainable = _dependence(total, count, rng)
+    p, attainable = _dependence(total, count, binomial, rng)
     shapes = compare(x, y, labels, share=binomial) if models else None
 
     nan = float("nan")

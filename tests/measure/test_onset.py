@@ -61,6 +61,12 @@ def test_a_trend_that_stays_on_one_side_is_not_extrapolated(at, slope):
     assert str(found).splitlines()[0] == f"no onset in range: {side} 0.5 throughout"
 
 
+def test_a_sweep_on_the_threshold_has_no_certain_side():
+    found = onset(sweep(np.full(len(DIMS), 0.5), np.random.default_rng(8), shared=0.0), resamples=200, models=False)
+    assert (found.kind, found.side) == ("none", "undecided")
+    assert str(found) == "no onset in range: no side of 0.5 is certain"
+
+
 def test_without_noise_the_crossing_is_exact():
     table = {"dim": [4.0, 16.0] * 2, "seed": [0, 0, 1, 1], "displacement": [0.9, 0.3] * 2}
     found = onset(table)
@@ -145,6 +151,27 @@ def test_fits_and_intervals_are_those_of_one_resample_after_another(seeds, tail)
     assert found.between[0] < found.at < found.between[1]
 
 
+def test_an_axis_may_have_a_value_for_every_student():
+    # A reading such as the start's error, which no two students share: two hundred values, three or four to a seed.
+    rng = np.random.default_rng(17)
+    x = np.exp(rng.uniform(0, 4, 200))
+    y = 0.5 - 0.15 * (np.log(x) - 1.5) + 0.1 * rng.standard_normal(200)
+    table = {"dim": x, "seed": np.arange(200) % 60, "displacement": y}
+    found = onset(table, resamples=100, rng_seed=5)
+    at, interval, share = by_hand(table, 100, 5, [0.025, 0.975])
+    assert (found.kind, found.share) == ("begins", share)
+    assert [found.at, found.low, found.high] == pytest.approx([at, *interval], rel=1e-9)
+    assert (len(found.shapes.table), found.shapes.points) == (4, 60)
+    assert found.shapes.table[-1].name == "constant"
+
+
+def test_rows_beyond_one_block_are_fitted_alike(monkeypatch):
+    table = sweep(line(6.0, -0.1), np.random.default_rng(18), seeds=6)
+    want = onset(table, resamples=100, models=False)
+    monkeypatch.setattr("sandbox.measure.onset.BLOCK", 49 * 7)
+    assert onset(table, resamples=100, models=False) == want
+
+
 def test_resamples_that_cross_the_other_way_do_not_count():
     table = sweep(line(6.0, -0.02), np.random.default_rng(15), seeds=6)
     found = onset(table, resamples=300, rng_seed=5, models=False)
@@ -176,6 +203,17 @@ def test_a_difference_in_scatter_is_no_dependence():
     # A level of 10 % with an error of 2 %, and of 5 % with 1.5 %.
     assert np.mean(np.array(p) <= 0.10) == pytest.approx(0.10, abs=0.06)
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.045)
+
+
+def test_scatter_at_one_value_does_not_hide_a_trend_over_the_others():
+    rng = np.random.default_rng(16)
+    p = []
+    for _ in range(20):
+        table = sweep(line(8.0, 0.01), rng, spread=0.0, shared=0.1, seeds=8)
+        table["displacement"] += np.where(table["dim"] == 1, 0.5, 0.01) * rng.standard_normal(len(table["dim"]))
+        p.append(onset(table, resamples=1, models=False).p)
+    # The smallest that eight seeds can give is 2^-7.
+    assert np.mean(np.array(p) <= 2**-6) > 0.9
 
 
 def test_seeds_that_are_not_shared_between_values_are_compared_with_the_common_mean():
