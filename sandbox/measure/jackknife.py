@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,14 +13,15 @@ GROUPS = 32
 
 
 class Measured(NamedTuple):
-    """A value, the mean and central 95 % of its shuffled-pair null, its standard error over points, their number."""
+    """A value, the mean and central 95 % of its null, its standard error over points, their number; NaN, or 0 points,
+    where there is none."""
 
     value: float
-    null: float
-    low: float
-    high: float
-    se: float
-    n: int
+    null: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    se: float = math.nan
+    n: int = 0
 
 
 def jackknife(statistic: Callable[[np.ndarray], Any], n: int, rng: np.random.Generator) -> np.ndarray:

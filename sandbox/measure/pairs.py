@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sandbox.measure.arrays import Pairs, standard_error
+from sandbox.measure.jackknife import Measured
 from sandbox.measure.jacobian import effective_rank, participation_ratio, stable_rank
 from sandbox.measure.law import DISTANCE_RATIO, MASS_FACTOR, VARIANCE_RATIO, sliced_w2
 from sandbox.measure.linearity import linear_share
@@ -31,16 +31,6 @@ ASSIGNED, LAW_POINTS = 256, 2048
 SPLITS = 8
 # Least squares on more coordinates of z than this are left out.
 LINEAR_DIM = 1024
-
-
-class Measured(NamedTuple):
-    """A value, its null with a central 95 % range, and its standard error over points; NaN where there is none."""
-
-    value: float
-    null: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    error: float = math.nan
 
 
 Read = Callable[[Pairs, np.random.Generator], WithNull | Measured]
@@ -132,7 +122,7 @@ def _variance_ratio(pairs: Pairs, rng: np.random.Generator) -> Measured:
     if theirs == 0:
         raise ValueError("teacher must not be constant")
     ratio = ours / theirs
-    return Measured(ratio, error=standard_error((m.student_square - ratio * m.teacher_square) / theirs))
+    return Measured(ratio, se=standard_error((m.student_square - ratio * m.teacher_square) / theirs))
 
 
 def _law_distance(pairs: Pairs, rng: np.random.Generator) -> Measured:
@@ -157,7 +147,7 @@ def _linear_share(owner: str, pairs: Pairs, rng: np.random.Generator) -> Measure
 def _rank(owner: str, rank: Callable[[Tensor], Tensor], pairs: Pairs, rng: np.random.Generator) -> Measured:
     found = rank(torch.linalg.svdvals(getattr(pairs, f"jacobian_{owner}").double())).numpy()
     error = math.nan if len(found) < 2 else float(found.std(ddof=1) / math.sqrt(len(found)))
-    return Measured(float(found.mean()), error=error)
+    return Measured(float(found.mean()), se=error)
 
 
 LABELS = ("student_modes", "teacher_modes")
@@ -213,7 +203,7 @@ def read_pairs(
             continue
         jacobian = next((getattr(pairs, name) for name in measure.needs if name.startswith("jacobian")), None)
         n = here.n if jacobian is None else len(jacobian)
-        error = getattr(read, "error", math.nan)
+        error = getattr(read, "se", math.nan)
         found.append(Reading(measure.name, *read[:4], error, n, measure.zero, measure.one))
     return found, left_out
 
