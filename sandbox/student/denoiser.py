@@ -21,6 +21,9 @@ FREQUENCIES = 4
 # Added to a mean square of order one before its root; only keeps the gradient finite at h = 0.
 FLOOR = 1e-6
 
+# What leads around the network of a one-step student.
+SKIPS = ("fixed", "trained", "off")
+
 # Numbers that torch's widest vector instructions take at once, two vectors of sixteen.
 LANES = 32
 
@@ -86,14 +89,19 @@ class Block(nn.Module):
 class ResidualMLP(nn.Module):
     """F(x, c_noise): R^d -> R^d, a residual network whose output is zero at the start.
 
+    With a bottleneck r the first matrix is a product, (width, r) `widen` and (r, d) `inward`, so that dF/dx has at most
+    rank r everywhere.
+
     Args:
         dim: d. width: features. depth: residual blocks of two matrices each.
-        generator: draws the weights, (width, d) first, then block by block; the global state is not used.
+        generator: draws the weights, from the input on and block by block; the global state is not used.
+        bottleneck: r, None for a first matrix (width, d) of no other rank than its own.
     """
 
-    def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator):
+    def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator, bottleneck: int | None = None):
         super().__init__()
-        self.inward = _matrix(width, dim, generator)
+        self.inward = _matrix(bottleneck or width, dim, generator)
+        self.widen = _matrix(width, bottleneck, generator) if bottleneck else None
         self.b = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(width, generator) for _ in range(depth))
         self.outward = nn.Parameter(torch.zeros(dim, width))
@@ -102,11 +110,18 @@ class ResidualMLP(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """x (n, d), c_noise (n, 1) or (1, 1) -> (n, d); with a pack's parameters (E, ...), x and c_noise are (E, n, .),
         or c_noise (1, 1)."""
-        e = noise_features(c_noise)
-        h = times(x, self.inward, self.b[..., None, :])
+        return times(self.features(x, c_noise), self.outward, self.mean[..., None, :])
+
+    def features(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """What the last layer reads, of unit root mean square, (n, width); arguments as `forward`."""
+        e, b = noise_features(c_noise), self.b[..., None, :]
+        if self.widen is None:
+            h = times(x, self.inward, b)
+        else:
+            h = times(times(x, self.inward, x.new_zeros(1)), self.widen, b)
         for block in self.blocks:
             h = block(h, e)
-        return times(unit_rms(h), self.outward, self.mean[..., None, :])
+        return unit_rms(h)
 
 
 @dataclass(frozen=True)
@@ -139,21 +154,33 @@ class Denoiser(nn.Module):
         dim: d. width: features of F. depth: its residual blocks.
         sigma_data: standard deviation of the data per coordinate, one constant for all networks of a pack.
         generator: draws the weights; two networks from generators in one state are equal.
+        bottleneck: rank that the derivative of F is limited to, at most d; None for no limit.
     Raises:
-        ValueError: dim, width or depth not an integer >= 1, or sigma_data <= 0.
+        ValueError: dim, width, depth or bottleneck not an integer >= 1, bottleneck > dim, or sigma_data <= 0.
     """
 
     packs = True
 
-    def __init__(self, dim: int, width: int, depth: int, generator: torch.Generator, sigma_data: float = 1.0):
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator,
+        sigma_data: float = 1.0,
+        bottleneck: int | None = None,
+    ):
         super().__init__()
-        for name, value in {"dim": dim, "width": width, "depth": depth}.items():
+        sizes = {"dim": dim, "width": width, "depth": depth, "bottleneck": 1 if bottleneck is None else bottleneck}
+        for name, value in sizes.items():
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value}")
+        if bottleneck is not None and bottleneck > dim:
+            raise ValueError(f"bottleneck must be <= dim = {dim}, got {bottleneck}")
         if not (sigma_data > 0 and math.isfinite(sigma_data)):
             raise ValueError(f"sigma_data must be > 0, got {sigma_data}")
         self.dim, self.sigma_data = dim, sigma_data
-        self.net = ResidualMLP(dim, width, depth, generator)
+        self.net = ResidualMLP(dim, width, depth, generator, bottleneck)
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x (n, d), sigma a float or (n,), > 0 -> (n, d).
@@ -168,32 +195,51 @@ class Denoiser(nn.Module):
 class OneStep(nn.Module):
     """The one-step student G(z) = D(sigma_init z; sigma_init), z standard normal, as DMD2 starts it.
 
-    Its parameters are a copy of the denoiser's, under the same names.
+    Its parameters are a copy of the denoiser's, under the same names. What leads around the network may be free:
 
-    Raises ValueError if sigma_init <= 0."""
+        fixed     c_skip sigma_init z
+        trained   A z, A a parameter (d, d) that starts at c_skip sigma_init I: at the start the same function
+        off       nothing: another function, short of about sigma_data^2 z / sigma_init (see `fitted`)
+
+    Raises ValueError if sigma_init <= 0, or for an unknown skip."""
 
     packs = True
 
-    def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0):
+    def __init__(self, denoiser: Denoiser, sigma_init: float = 80.0, skip: str = "fixed"):
         super().__init__()
         _check_level(sigma_init)
+        if skip not in SKIPS:
+            raise ValueError(f"skip must be one of {', '.join(SKIPS)}, got {skip!r}")
         self.dim, self.sigma_data, self.sigma_init = denoiser.dim, denoiser.sigma_data, float(sigma_init)
+        self.skip = skip
+        self.A: nn.Parameter | None = None
+        if skip == "trained":
+            unit = torch.eye(self.dim).to(denoiser.net.inward)
+            slope = self.sigma_init * Preconditioning.at(self.sigma_init, self.sigma_data, unit).skip
+            self.A = nn.Parameter(slope * unit)
         self.net = copy.deepcopy(denoiser.net)
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, d)."""
         x = self.sigma_init * z
         c = Preconditioning.at(self.sigma_init, self.sigma_data, x)
-        return c.skip * x + c.out * self.net(c.into * x, c.noise)
+        F = self.net(c.into * x, c.noise)
+        if self.A is not None:
+            return times(z, self.A, c.out * F)
+        return c.skip * x + c.out * F if self.skip == "fixed" else c.out * F
 
 
-def one_step(denoisers: Pack, sigma_init: float = 80.0) -> Pack:
+def one_step(denoisers: Pack, sigma_init: float = 80.0, skip: str = "fixed") -> Pack:
     """The pack of students that start at a pack of denoisers, z (E, n, d) -> (E, n, d).
 
-    Raises ValueError if sigma_init <= 0, TypeError for a pack of anything else."""
+    Raises ValueError as `OneStep`, TypeError for a pack of anything else."""
     if not isinstance(denoisers.module, Denoiser):
         raise TypeError(f"a one-step student starts at denoisers, got {type(denoisers.module).__name__}")
-    return Pack(OneStep(denoisers.module, sigma_init), dict(denoisers.parameters))
+    student, parameters = OneStep(denoisers.module, sigma_init, skip), dict(denoisers.parameters)
+    if student.A is not None:
+        A = student.A.detach().to(parameters["net.inward"])
+        parameters = {"A": A.repeat(len(denoisers), 1, 1), **parameters}
+    return Pack(student, parameters)
 
 
 class Correction(nn.Module):

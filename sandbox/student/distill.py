@@ -15,9 +15,10 @@ from torch import Tensor
 from sandbox.student.captured import Captured, mapped
 from sandbox.student.compiled import CompiledOptimiser, compiled_fake, compiled_pack
 from sandbox.student.fake import ExactFake, FakeScore, require_linear
-from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
+from sandbox.student.losses import NORMALISERS, REDUCTIONS
 from sandbox.student.networks import Pack, gradients_of
 from sandbox.student.noise import draw_noise
+from sandbox.student.objectives import DMD, Loss, Minibatch, Term
 from sandbox.student.optimise import OPTIMISERS, SGD, Adam, Optimiser, Parameters, State, clipped, falling
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import LogUniform, SigmaLaw
@@ -36,9 +37,13 @@ class Recipe:
         batch: samples per update; with `antithetic` both copies of a sample count.
         normaliser: per-sample, batch or off; see `losses.dmd_direction`.
         reduction: sum or mean over coordinates; see `losses.dmd_surrogate`.
+        loss: what a minibatch is descended by, `objectives.SiD()` or any function of an `objectives.Minibatch` to each
+            student's own loss (E,); by default `objectives.DMD` with this normaliser and reduction.
+        parts: equal parts of a batch whose gradients are taken one after another and averaged, for batches that do not
+            fit into memory; changes numbers by rounding only. The normaliser is then not the batch's.
         law: distribution of the noise level, drawn once per sample.
         antithetic: use every z with +eps and -eps at the same noise level.
-        optimiser: sgd or adam. beta1, beta2: adam's; sgd's momentum is beta1.
+        optimiser: sgd or adam. beta1, beta2: adam's; sgd's momentum is beta1. weight_decay: decoupled (AdamW).
         decay: share of the steps, at the end, in which the learning rate falls linearly to zero.
         clip: largest norm of a student's gradient, inf for no limit.
         average: weight of the past in the running average of a student's parameters that is yielded; 0 for none.
@@ -51,11 +56,14 @@ class Recipe:
     batch: int = 64
     normaliser: str = "per-sample"
     reduction: str = "sum"
+    loss: Loss | None = None
+    parts: int = 1
     law: SigmaLaw = field(default_factory=LogUniform)
     antithetic: bool = False
     optimiser: str = "sgd"
     beta1: float = 0.0
     beta2: float = 0.999
+    weight_decay: float = 0.0
     decay: float = 0.0
     clip: float = float("inf")
     average: float = 0.0
@@ -71,6 +79,12 @@ class Recipe:
             raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if self.loss is not None and not callable(self.loss):
+            raise ValueError(f"loss must be a function of a minibatch, got {self.loss!r}")
+        if self.parts < 1 or self.batch % self.parts:
+            raise ValueError(f"parts must divide the batch of {self.batch}, got {self.parts}")
+        if self.parts > 1 and self.normaliser == "batch":
+            raise ValueError(f"parts must be 1 with the batch's own normaliser, got {self.parts}")
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}")
         if not 0 <= self.decay <= 1:
@@ -83,7 +97,14 @@ class Recipe:
 
     def method(self, lr: float | Tensor) -> Optimiser:
         """The optimiser with these learning rates; raises ValueError for a rate or a beta out of range."""
-        return SGD(lr, self.beta1) if self.optimiser == "sgd" else Adam(lr, self.beta1, self.beta2)
+        if self.optimiser == "sgd":
+            return SGD(lr, self.beta1, self.weight_decay)
+        return Adam(lr, self.beta1, self.beta2, weight_decay=self.weight_decay)
+
+    @property
+    def objective(self) -> Loss:
+        """The loss of a minibatch."""
+        return DMD(self.normaliser, self.reduction) if self.loss is None else self.loss
 
     def rate(self, step: int) -> float:
         """The factor on the learning rate in the update after `step` updates."""
@@ -150,8 +171,9 @@ def distill(
     carried: Carried | None = None,
     compiled: bool = False,
     captured: bool = False,
+    terms: Sequence[Term] = (),
 ) -> Iterator[Snapshot]:
-    """Trains a pack by DMD, yielding it at checkpoints.
+    """Trains a pack by DMD, or another loss, yielding it at checkpoints.
 
         x = G(z),  x_sigma = x + sigma eps,  theta <- theta - lr E[w (D_fake - D_real)(x_sigma) dx/dtheta]
 
@@ -169,6 +191,7 @@ def distill(
             one goes on there and yields from the next checkpoint on. All else as it was given to that one.
         compiled: by torch.compile, for long trainings of networks; equal to rounding, not to the bit. See `compiled`.
         captured: as a CUDA graph, for networks on a CUDA device; see `captured`.
+        terms: what is added to the loss, such as `objectives.Regression`; drawn after the minibatch, in this order.
     Raises:
         ValueError: `carried` from another pack or beyond the recipe's steps; a number of generators, learning rates or
             teachers that does not match the pack.
@@ -218,7 +241,7 @@ def distill(
     def advance(place: _Place, step: Any, rate: Any) -> _Place:
         now = students.with_parameters(place.parameters)
         scores = fake.with_learned(place.fake).update(now, generators)
-        descent = gradients(teachers, now, scores, real, recipe, generators)
+        descent = gradients(teachers, now, scores, real, recipe, generators, terms)
         with torch.no_grad():
             if recipe.clip < float("inf"):
                 descent = clipped(descent, recipe.clip)
@@ -263,21 +286,38 @@ def gradients(
     real: Pack | None,
     recipe: Recipe,
     generators: Sequence[torch.Generator],
+    terms: Sequence[Term] = (),
 ) -> Parameters:
     """The gradients of one minibatch, (E, ...) each; arguments as `distill`. Advances the generators."""
     dtype = next(iter(students.parameters.values())).dtype
-    z, eps, uniform = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, dtype)
-    sigma = recipe.law.draw(uniform)
+    drawn = draw_noise(generators, recipe.batch, teachers.dim, recipe.antithetic, dtype)
+    objective, own = recipe.objective, getattr(fake, "student_loss", None)
 
-    def loss(pack: Pack) -> Tensor:
-        x = pack(z)
-        with torch.no_grad():
-            noised = x + sigma[..., None] * eps
-            target = teachers.denoise(noised, sigma) if real is None else real(noised, sigma)
-            direction = dmd_direction(x, target, fake.denoise(pack, noised, sigma), recipe.normaliser)
-        return dmd_surrogate(x, direction, recipe.reduction)
+    def loss(pack: Pack, z: Tensor, eps: Tensor, uniform: Tensor) -> Tensor:
+        sigma = recipe.law.draw(uniform)
+        x = pack.samples(z, generators)
+        batch = Minibatch(
+            z,
+            x,
+            sigma,
+            x + sigma[..., None] * eps,
+            teachers.denoise if real is None else real,
+            lambda noised, level: fake.denoise(pack, noised, level),
+        )
+        total = objective(batch)
+        if own is not None:
+            total = total + own(x, generators)
+        for term in terms:
+            total = total + term(pack, generators)
+        return total
 
-    return gradients_of(students, loss)
+    if recipe.parts == 1:
+        return gradients_of(students, lambda pack: loss(pack, *drawn))
+    total: Parameters = {}
+    for part in zip(*(noise.chunk(recipe.parts, 1) for noise in drawn), strict=True):
+        found = gradients_of(students, lambda pack, part=part: loss(pack, *part))  # type: ignore[misc]
+        total = {k: total[k] + g if total else g for k, g in found.items()}
+    return {k: g / recipe.parts for k, g in total.items()}
 
 
 def _kept(moved: Parameters, start: Parameters, already_lost: Tensor) -> tuple[Parameters, Tensor]:

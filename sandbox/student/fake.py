@@ -9,14 +9,15 @@ Each is a value with a leading pack axis: `update` returns the fake score after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from sandbox.student.captured import Advance, Captured
+from sandbox.student.losses import WEIGHTINGS, denoising_loss, denoising_weight
 from sandbox.student.networks import LinearStudent, Pack, gradients_of
 from sandbox.student.noise import draw_noise
 from sandbox.student.optimise import Optimiser, State
@@ -136,13 +137,14 @@ class LevelFake:
 class NetworkFake:
     """A denoiser network trained on the students' samples: min E lambda(sigma) |D(x + sigma eps; sigma) - x|^2.
 
-    lambda = 1/sigma^2 + 1/sigma_data^2 over all noise levels, as in DMD2's EDM variant (Yin et al. 2024).
+    By default lambda = 1/sigma^2 + 1/sigma_data^2, as in DMD2's EDM variant (Yin et al. 2024).
 
     Args:
         networks: the pack of denoisers, functions (x, sigma) -> x. optimiser, state: with its state. law: noise levels.
         dim: d.
         sigma_data: as in the networks' preconditioning, one for all or one each (E,). batch, updates, antithetic: as
         `LevelFake`.
+        weighting: edm or epsilon, lambda of `losses.denoising_weight`.
     """
 
     networks: Pack
@@ -154,9 +156,12 @@ class NetworkFake:
     batch: int = 128
     updates: int = 5
     antithetic: bool = False
+    weighting: str = "edm"
 
     def __post_init__(self):
         _check_learner(self.batch, self.updates, self.antithetic)
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"fake_weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
 
     @classmethod
     def of(cls, networks: Pack, optimiser: Optimiser, law: SigmaLaw, dim: int, **settings) -> NetworkFake:
@@ -173,26 +178,29 @@ class NetworkFake:
     def denoise(self, students: Pack, x: Tensor, sigma: Tensor) -> Tensor:
         return self.networks(x, sigma)
 
-    def update(self, students: Pack, generators: Sequence[torch.Generator]) -> NetworkFake:
+    def update(self, students: Pack, generators: Sequence[torch.Generator]) -> Self:
         networks, state = self.networks, self.state
-        first = next(iter(networks.parameters.values()))
-        scale = _filled(self.sigma_data, first)
         for _ in range(self.updates):
-            z, eps, uniform = draw_noise(generators, self.batch, self.dim, self.antithetic, first.dtype)
-            with torch.no_grad():
-                x = students(z)
-            sigma = self.law.draw(uniform)
-            weight = sigma**-2 + scale**-2
-            noised = x + sigma[..., None] * eps
-
-            def loss(pack: Pack, x=x, noised=noised, sigma=sigma, weight=weight) -> Tensor:
-                return (weight * (pack(noised, sigma) - x).square().mean(-1)).mean(-1)
-
+            _, loss = self.minibatch(students, generators)
             gradients = gradients_of(networks, loss)
             with torch.no_grad():
                 parameters, state = self.optimiser.step(networks.parameters, gradients, state)
             networks = networks.with_parameters(parameters)
         return replace(self, networks=networks, state=state)
+
+    def minibatch(
+        self, students: Pack, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Callable[[Pack], Tensor]]:
+        """The students' samples x (E, n, d) in one update, and the loss of the networks (E,) that it descends; advances
+        the generators."""
+        first = next(iter(self.networks.parameters.values()))
+        z, eps, uniform = draw_noise(generators, self.batch, self.dim, self.antithetic, first.dtype)
+        with torch.no_grad():
+            x = students.samples(z, generators)
+        sigma = self.law.draw(uniform)
+        weight = denoising_weight(sigma, _filled(self.sigma_data, first), self.weighting)
+        noised = x + sigma[..., None] * eps
+        return x, lambda pack: denoising_loss(pack(noised, sigma), x, weight)
 
     def warmed(
         self, students: Pack, generators: Sequence[torch.Generator], updates: int, captured: bool = False

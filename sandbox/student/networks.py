@@ -65,6 +65,10 @@ class Pack:
             return functional_call(self.module, parameters, inputs)
         return vmap(lambda p, *x: functional_call(self.module, p, x))(parameters, *inputs)
 
+    def samples(self, z: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """What the students train on at z (E, n, d), (E, n, d): their output. Those that need more noise draw it."""
+        return self(z)
+
     def with_parameters(self, parameters: dict[str, Tensor]) -> Pack:
         return replace(self, parameters=parameters)
 

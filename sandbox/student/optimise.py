@@ -42,13 +42,14 @@ def per_student(v: float | Tensor, like: Tensor) -> float | Tensor:
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent, theta <- theta - lr v with v <- momentum v + g (Polyak 1964); lr a float or one per student
-    (E,)."""
+    (E,). Decay of the weights as `Adam`."""
 
     lr: float | Tensor
     momentum: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self):
-        _check(self.lr)
+        _check(self.lr, self.weight_decay)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
@@ -62,6 +63,7 @@ class SGD:
         if self.momentum:
             gradients = state = {k: self.momentum * v + gradients[k] for k, v in state.items()}
         lr = self.lr * lr_scale
+        parameters = decayed(parameters, lr, self.weight_decay)
         return {k: p - per_student(lr, p) * gradients[k] for k, p in parameters.items()}, state
 
 
@@ -75,15 +77,19 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam with bias correction (Kingma & Ba 2015, Algorithm 1); lr a float or one per student (E,)."""
+    """Adam with bias correction (Kingma & Ba 2015, Algorithm 1); lr a float or one per student (E,).
+
+    weight_decay: lambda of theta <- (1 - lr lambda) theta before each step, decoupled from the gradient (AdamW,
+    Loshchilov & Hutter 2019, Algorithm 2)."""
 
     lr: float | Tensor
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self):
-        _check(self.lr)
+        _check(self.lr, self.weight_decay)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -103,11 +109,18 @@ class Adam:
         second = {k: torch.lerp(g.square(), state.second[k], self.beta2) for k, g in gradients.items()}
         lr, root = self.lr * (lr_scale / (1 - self.beta1**t)), (1 - self.beta2**t) ** 0.5
         moved = {}
-        for k, p in parameters.items():
+        for k, p in decayed(parameters, self.lr * lr_scale, self.weight_decay).items():
             # p - lr m / (sqrt(v) / root + epsilon) in few passes over memory: a large pack fills the cache.
             divisor = second[k].sqrt().div_(root).add_(self.epsilon)
             moved[k] = p - (per_student(lr, p) * first[k]).div_(divisor)
         return moved, Moments(first, second, t)
+
+
+def decayed(parameters: Parameters, lr: float | Tensor, weight_decay: float) -> Parameters:
+    """(1 - lr weight_decay) theta."""
+    if not weight_decay:
+        return parameters
+    return {k: p - per_student(lr * weight_decay, p) * p for k, p in parameters.items()}
 
 
 def falling(step: int, steps: int, share: float) -> float:
@@ -124,6 +137,8 @@ def clipped(gradients: Parameters, norm: float) -> Parameters:
     return {k: per_student(factor, g) * g for k, g in gradients.items()}
 
 
-def _check(lr: float | Tensor) -> None:
+def _check(lr: float | Tensor, weight_decay: float) -> None:
     if not (torch.as_tensor(lr) > 0).all():
         raise ValueError(f"lr must be > 0, got {lr}")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")

@@ -47,7 +47,7 @@ def _draws(monkeypatch):
     monkeypatch.setattr("sandbox.student.distill.draw_noise", draw)
     monkeypatch.setattr("sandbox.student.fake.draw_noise", draw)
     # Looked at once, before training.
-    monkeypatch.setattr("sandbox.student.optimise._check", lambda lr: None)
+    monkeypatch.setattr("sandbox.student.optimise._check", lambda lr, weight_decay: None)
 
 
 # Its closed form checks its numbers when it is moved; what stands for the real score here is a network.
