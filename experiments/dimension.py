@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from experiments.recipes import NETWORK
 from sandbox.lab.cell import Cell
+from sandbox.lab.claims import PAPER, RIVAL, Question, Rule
+from sandbox.lab.effects import FEW, MANY, Group, copying_gained, difference, mean, of_means
 from sandbox.lab.predict import settled_steps
 from sandbox.lab.sweep import Sweep
 
@@ -59,6 +61,68 @@ PRESETS = {
         (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), 16, (1, 2, 4, 8, 16, 32, 64, 128), 16, width=128
     ),
 }
+
+# A tenth of the way from independent pairs (displacement 1, mode agreement 0) to a copy (0 and 1).
+TENTH = 0.1
+BEGINS = "Does copying begin as dimension grows?"
+READ = [(arm, "displacement") for arm in (*LINEAR, *NETWORKS)] + [(arm, "mode_agreement") for arm in NETWORKS]
+FIXED, SCALED, RANDOM = "teacher start, lr .01", "teacher start, lr ~ 1/d, batch ~ d", "random start, lr .01"
+ENDS = [
+    Group(f"{arm}, {name}", (arm,), dims)
+    for arm in (FIXED, SCALED)
+    for name, dims in (("d = 3, 4", FEW), ("d >= 32", MANY))
+]
+
+QUESTIONS = (
+    *(
+        Question(
+            f"begins-{i}-{reading.replace('_', '-')}",
+            BEGINS,
+            f"Students copy more in many dimensions than in few ({arm}, by {reading.replace('_', ' ')}).",
+            PAPER,
+            (arm,),
+            copying_gained(arm, reading),
+            Rule(low=TENTH),
+            "after",
+        )
+        for i, (arm, reading) in enumerate(READ, 1)
+    ),
+    Question(
+        "dimension-is-the-cause",
+        "Is dimension itself the cause?",
+        "Copying changes with dimension alike whether the learning rate and batch are fixed or scale with d.",
+        PAPER,
+        (FIXED, SCALED),
+        of_means("displacement", ENDS, lambda m: (m[:, 1] - m[:, 0]) - (m[:, 3] - m[:, 2]), "displacement, change"),
+        Rule(low=-TENTH, high=TENTH),
+        "after",
+    ),
+    Question(
+        "start-at-few-dimensions",
+        "Does the start decide?",
+        "In few dimensions a random start ends further from the teacher's pairs than the teacher's start does.",
+        RIVAL,
+        (FIXED, RANDOM),
+        difference(
+            "displacement",
+            Group("random start, d = 3, 4", (RANDOM,), FEW),
+            Group("teacher start, d = 3, 4", (FIXED,), FEW),
+            "displacement",
+        ),
+        Rule(low=TENTH),
+        "after",
+    ),
+    Question(
+        "random-start-copies",
+        "Does a random start end in a copy where dimension is high?",
+        "In many dimensions students copy from a random start too: displacement below 1/2 at d >= 32.",
+        PAPER,
+        (RANDOM,),
+        mean("displacement", Group("d >= 32", (RANDOM,), MANY), "displacement"),
+        Rule(high=0.5),
+        "after",
+    ),
+)
 
 if __name__ == "__main__":
     import sys

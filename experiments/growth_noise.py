@@ -9,6 +9,8 @@ removes the part of the noise that is odd in epsilon.
 from __future__ import annotations
 
 from experiments.recipes import NETWORK
+from sandbox.lab.claims import RIVAL, Question, Rule
+from sandbox.lab.effects import Group, difference
 from sandbox.lab.sweep import Sweep
 
 ARMS = {
@@ -31,6 +33,37 @@ PRESETS = {
     "quick": _sweep((2,), 16),
     "full": _sweep((2, 4, 8, 16), 16),
 }
+
+LOW = (2, 2)
+
+
+def _more_than(arm: str, other: str):
+    groups = Group(f"{arm}, d = 2", (arm,), LOW), Group(f"{other}, d = 2", (other,), LOW)
+    return difference("displacement", *groups, "displacement, paired by seed")
+
+
+QUESTIONS = (
+    Question(
+        "rate-loses-the-start",
+        "Does the training recipe decide?",
+        "At d = 2 a good start is lost less at a quarter of the learning rate.",
+        RIVAL,
+        ("recipe", "lr / 4"),
+        _more_than("recipe", "lr / 4"),
+        Rule(low=0.1),
+        "after",
+    ),
+    Question(
+        "normaliser-loses-the-start",
+        "Does the per-sample normaliser make students remap in few dimensions?",
+        "At d = 2 students remap more with the per-sample normaliser than with a batch one.",
+        RIVAL,
+        ("recipe", "batch normaliser"),
+        _more_than("recipe", "batch normaliser"),
+        Rule(low=0.1),
+        "after",
+    ),
+)
 
 if __name__ == "__main__":
     import sys

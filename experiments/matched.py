@@ -11,6 +11,8 @@ none at level 80.
 from __future__ import annotations
 
 from experiments.recipes import NETWORK
+from sandbox.lab.claims import RIVAL, Question, Rule
+from sandbox.lab.effects import Group, difference, mean
 from sandbox.lab.sweep import Sweep
 
 ERRORS = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -32,6 +34,44 @@ PRESETS = {
     "quick": _sweep((2, 8, 32), 5),
     "full": _sweep((2, 4, 8, 16, 32, 64), 16),
 }
+
+EVERY = (1, 128)
+
+QUESTIONS = (
+    *(
+        Question(
+            f"matched-error-{error:g}",
+            "Does dimension act through the quality of the start alone?",
+            f"At an error of the start of {error:g} signals, displacement is the same at d = 2 and 32.",
+            RIVAL,
+            ("added error",),
+            difference(
+                "displacement",
+                *(
+                    Group(f"d = {d}, error {error:g}", ("added error",), (d, d), (("start_error", error),))
+                    for d in (32, 2)
+                ),
+                "displacement",
+            ),
+            Rule(low=-0.1, high=0.1, fewest=3),
+            "after",
+        )
+        for error in ERRORS[:-1]
+    ),
+    *(
+        Question(
+            name,
+            "Is a good first output enough for a copy?",
+            f"Students copy: mean displacement below 1/2 ({arm}).",
+            RIVAL,
+            (arm,),
+            mean("displacement", Group("all d", (arm,), EVERY), "displacement"),
+            Rule(high=0.5),
+            "after",
+        )
+        for name, arm in (("exact-start-copies", "exact start"), ("low-level-start-copies", "start at sigma 2.5"))
+    ),
+)
 
 if __name__ == "__main__":
     import sys

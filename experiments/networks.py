@@ -13,6 +13,8 @@ student's law is not settled after 2000 updates, also with 4000.
 from __future__ import annotations
 
 from experiments.recipes import GENTLE, NETWORK
+from sandbox.lab.claims import PAPER, RIVAL, Question, Rule
+from sandbox.lab.effects import FEW, MANY, READINGS, Group, copying_gained, mean, of_means
 from sandbox.lab.sweep import Sweep
 
 ARMS = {
@@ -40,6 +42,69 @@ PRESETS = {
     "quick": _sweep((2, 8, 32), 2),
     "full": _sweep((1, 2, 4, 8, 16, 32, 64, 128), 16),
 }
+
+RECIPES = ("gentle", "brisk")
+BOTH = ("converged teacher", "young teacher")
+LOW, HALF = (2, 4), 0.5
+
+
+def _start_over_dimension(recipe: str, reading: str):
+    """By how much the teacher network's convergence moves a reading more than dimension does."""
+    converged, young = (f"{recipe}, {teacher}" for teacher in BOTH)
+    groups = (
+        Group("young teacher, d >= 3", (young,), (3, 128)),
+        Group("converged teacher, d >= 3", (converged,), (3, 128)),
+        Group("converged teacher, d >= 32", (converged,), MANY),
+        Group("converged teacher, d = 4", (converged,), FEW),
+    )
+    sizes = f"{READINGS[reading][1]}, difference of two sizes"
+    return of_means(reading, groups, lambda m: abs(m[:, 0] - m[:, 1]) - abs(m[:, 2] - m[:, 3]), sizes)
+
+
+QUESTIONS = (
+    *(
+        Question(
+            f"begins-gentle-{teacher.split()[0]}-{reading.replace('_', '-')}",
+            "Does copying begin as dimension grows?",
+            f"Students copy more in many dimensions than in few (gentle, {teacher}, by {reading.replace('_', ' ')}).",
+            PAPER,
+            (f"gentle, {teacher}",),
+            copying_gained(f"gentle, {teacher}", reading),
+            Rule(low=0.1),
+            "after",
+        )
+        for teacher in BOTH
+        for reading in READINGS
+    ),
+    *(
+        Question(
+            f"remap-{recipe}-{reading.replace('_', '-')}",
+            "Do students of converged teachers remap in few dimensions?",
+            f"At d = 2 and 4 students from converged teachers remap ({recipe}, by {READINGS[reading][1]}).",
+            PAPER,
+            (f"{recipe}, converged teacher",),
+            mean(reading, Group("d = 2, 4", (f"{recipe}, converged teacher",), LOW), READINGS[reading][1]),
+            Rule(low=HALF) if reading == "displacement" else Rule(high=HALF),
+            "after",
+        )
+        for recipe in RECIPES
+        for reading in READINGS
+    ),
+    *(
+        Question(
+            f"convergence-over-dimension-{recipe}-{reading.replace('_', '-')}",
+            "Does the teacher network's convergence decide more than the dimension?",
+            f"Teacher convergence moves copying more than dimension does ({recipe}, by {READINGS[reading][1]}).",
+            RIVAL,
+            tuple(f"{recipe}, {teacher}" for teacher in BOTH),
+            _start_over_dimension(recipe, reading),
+            Rule(low=0.0),
+            "after",
+        )
+        for recipe in RECIPES
+        for reading in READINGS
+    ),
+)
 
 if __name__ == "__main__":
     import sys

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sandbox.lab.claims import PAPER, RIVAL, Question, Rule
+from sandbox.lab.effects import Group, slope
 from sandbox.lab.predict import settled_steps
 from sandbox.lab.sweep import Sweep
 
@@ -43,6 +45,34 @@ PRESETS = {
     "quick": _sweep(8, DIMS[::2], 4),
     "full": _sweep(16, DIMS, 16),
 }
+
+ALL = tuple(arm for preset in ("quick", "smoke") for arm in PRESETS[preset].arms)
+# A tenth over the five doublings from d = 2 to 64.
+PER_DOUBLING = 0.02
+FROM_3 = Group("d >= 3", ALL, (3, 64))
+
+QUESTIONS = (
+    Question(
+        "begins-at-fixed-controls",
+        "Does copying begin as dimension grows?",
+        "At a fixed learning rate, batch and start level, linear students copy more as dimension grows.",
+        PAPER,
+        ALL,
+        slope("gauge_polar", FROM_3, "gauge displacement per doubling of d"),
+        Rule(high=-PER_DOUBLING),
+        "after",
+    ),
+    Question(
+        "through-xi-alone",
+        "Does dimension act on linear students through the copying number alone?",
+        "Beyond the copying number Xi, dimension has no effect: measured less predicted does not change with d.",
+        RIVAL,
+        ALL,
+        slope(lambda t: t["gauge_polar"] - t["predicted_gauge"], FROM_3, "gauge displacement per doubling of d"),
+        Rule(low=-PER_DOUBLING, high=PER_DOUBLING),
+        "after",
+    ),
+)
 
 if __name__ == "__main__":
     import sys

@@ -8,6 +8,8 @@ Converged teacher networks throughout.
 from __future__ import annotations
 
 from experiments.recipes import GENTLE, NETWORK
+from sandbox.lab.claims import RIVAL, Question, Rule
+from sandbox.lab.effects import Group, difference
 from sandbox.lab.sweep import Sweep
 
 BRISK = {**NETWORK, "width": 128}
@@ -35,6 +37,24 @@ PRESETS = {
     "quick": _sweep((32,), 4),
     "full": _sweep((8, 32, 64, 128), 8),
 }
+
+QUESTIONS = tuple(
+    Question(
+        name,
+        "Does the training recipe decide?",
+        f"At d = 32 the learning rate alone moves copying ({fast} against {slow}).",
+        RIVAL,
+        (fast, slow),
+        difference("displacement", Group(fast, (fast,), (32, 32)), Group(slow, (slow,), (32, 32)), "displacement"),
+        Rule(low=0.1, fewest=3),
+        "after",
+    )
+    for name, fast, slow in (
+        ("gentle-recipe-rate", "gentle, lr x 20", "gentle"),
+        ("brisk-recipe-quarter-rate", "brisk", "lr / 4"),
+        ("brisk-recipe-rate", "brisk", "lr / 20"),
+    )
+)
 
 if __name__ == "__main__":
     import sys

@@ -8,6 +8,8 @@ each recipe's noise with its gradient, before it trains. Whether the student the
 from __future__ import annotations
 
 from experiments.recipes import NETWORK
+from sandbox.lab.claims import RIVAL, Question, Rule
+from sandbox.lab.effects import Group, area
 from sandbox.lab.sweep import Sweep
 
 
@@ -33,3 +35,24 @@ PRESETS = {
     "quick": _sweep({(2, 4): 5, (8,): 10}, CONVERGENCE, RATES),
     "full": _sweep({(2, 4, 8, 16, 32): 16}, CONVERGENCE, RATES),
 }
+
+ALL = tuple(PRESETS["quick"].arms)
+# Three students, one per learning rate, share a start.
+START = ("teacher_steps", "seed")
+
+QUESTIONS = tuple(
+    Question(
+        name,
+        asks,
+        claim,
+        RIVAL,
+        ALL,
+        area("start_cosine_between", Group("all students", ALL), START, "area under the ROC curve"),
+        Rule(low=least),
+        "after",
+    )
+    for name, asks, claim, least in (
+        ("start-tells", "Does the start decide?", "The start tells who will copy (area above .75).", 0.75),
+        ("start-alone", "Does the start alone decide?", "The start alone decides who copies (area above .95).", 0.95),
+    )
+)

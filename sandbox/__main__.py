@@ -18,6 +18,7 @@ from sandbox.lab import gallery, validate
 from sandbox.lab import table as tables
 from sandbox.lab.between_seeds import between_seeds, between_seeds_text
 from sandbox.lab.execute import STATUS_FILE, available_cores, run
+from sandbox.lab.options import OPTIONS
 from sandbox.lab.pairs_file import check_out, measure_files, write_table
 from sandbox.lab.progress import read_status
 from sandbox.lab.remeasure import extra_named
@@ -33,8 +34,8 @@ AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_versio
 
 def _default(field: dataclasses.Field) -> str:
     own = field.default
-    if field.name in cells.OPTIONS:
-        own = " or ".join(str(v) for v in dict.fromkeys(cells.OPTIONS[field.name][1].values()))
+    if field.name in OPTIONS:
+        own = " or ".join(str(v) for v in dict.fromkeys(OPTIONS[field.name][1].values()))
     elif own is None:
         own = "the student's seed" if field.name == "network_seed" else "the family's own"
     return f"(default: the experiment's, else {own})"

@@ -10,99 +10,15 @@ import typing
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any
 
-from sandbox.student.initialise import STARTS
-from sandbox.student.losses import NORMALISERS, REDUCTIONS
-from sandbox.student.optimise import OPTIMISERS
-from sandbox.teacher.families import FAMILIES, family
+from sandbox.lab.combinations import check_combinations
+from sandbox.lab.options import BELOW_ONE, CHOICES, LEAST, NEUTRAL, OPTIONS, STUDENTS, TEACHER_OPTIONS
+from sandbox.teacher.families import family
 from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins, LogGrid, LogUniform, SigmaLaw
 
 # Raised whenever the same cell would give other numbers than before: its results are then recomputed, not mixed.
 ALGORITHM_VERSION = 1
-
-# The starts that each kind of student knows.
-STUDENTS = {"linear": STARTS, "affine": STARTS, "mlp": ("teacher", "residual", "random")}
-SIGMA_LAWS = ("log-uniform", "karras", "log-grid")
-FAKE_SCORES = ("exact", "levels", "network")
-# Whose score stands for the real one in the loss, and whose map a student is compared with.
-OWNERS = ("analytic", "network")
-# closed: only what follows in closed form from a linear student's matrix, for maps of thousands of students.
-MEASURES = ("all", "closed")
-
-# Options that belong to a family; None means the family's own default.
-TEACHER_OPTIONS = (
-    "variance",
-    "exponent",
-    "modes",
-    "radius",
-    "separation",
-    "std",
-    "teacher_seed",
-    "hold",
-    "held",
-    "groups",
-    "inner",
-    "intrinsic",
-    "floor",
-    "share",
-    "length",
-    "angle",
-    "points",
-    "bandwidth",
-    "population",
-    "points_seed",
-    "rank",
-    "reduce",
-)
-
-# Options that only mean something beside another choice: {option: (choice, {its value: the option's default})}.
-# Elsewhere they stay None and out of a cell's identity.
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bins": ("sigma_law", {"log-grid": 8}),
-    "beta1": ("optimiser", {"adam": 0.9}),
-    "beta2": ("optimiser", {"adam": 0.999}),
-    "fake_lr": ("fake_score", {"levels": 0.1, "network": 1e-3}),
-    "fake_batch": ("fake_score", {"levels": 64, "network": 128}),
-    "fake_updates": ("fake_score", {"levels": 1, "network": 5}),
-    "fake_warmup": ("fake_score", {"network": 500}),
-    "width": ("student", {"mlp": 64}),
-    "depth": ("student", {"mlp": 2}),
-    "teacher_steps": ("student", {"mlp": 3000}),
-    "teacher_lr": ("student", {"mlp": 1e-2}),
-    "teacher_batch": ("student", {"mlp": 256}),
-}
-
-# Fields that a cell's text leaves out at the value that changes nothing, so that older results keep their names.
-NEUTRAL = {
-    "decay": 0.0,
-    "clip": 0.0,
-    "average": 0.0,
-    "start_error": 0.0,
-    "real_score": "analytic",
-    "reference": "analytic",
-}
-
-
-LEAST = {
-    "dim": 1,
-    "batch": 1,
-    "steps": 1,
-    "seed": 0,
-    "width": 1,
-    "depth": 1,
-    "fake_batch": 1,
-    "fake_updates": 1,
-    "fake_warmup": 0,
-    "teacher_steps": 0,
-    "teacher_batch": 1,
-    "network_seed": 0,
-    "start_error": 0,
-    "decay": 0,
-    "clip": 0,
-    "average": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +27,8 @@ class Cell:
 
     An mlp student starts from a teacher network, which every student of the same teacher, shape, `teacher_*` and
     `network_seed` (by default the student's own seed) shares; `start_error` is the size of an error added to that
-    start, over the size of the exact start's signal. `clip` 0 is no limit, `average` 0 and `decay` 0 are none.
+    start, over the size of the exact start's signal; with `start_teacher_seed` it is the network of another teacher of
+    the family. `clip` 0 is no limit; `average`, `decay`, `gan`, `regression` and `weight_decay` 0 are none.
 
     Raises ValueError naming the field and its value if one is out of range.
     """
@@ -144,9 +61,14 @@ class Cell:
     student: str = "linear"
     width: int | None = None
     depth: int | None = None
+    bottleneck: int | None = None
+    skip: str = "fixed"
+    sampling_steps: int = 1
     start: str = "teacher"
+    rotation: float | None = None
     start_scale: float = 0.1
     start_error: float = 0.0
+    start_teacher_seed: int | None = None
     sigma_init: float = 80.0
 
     teacher_steps: int | None = None
@@ -161,6 +83,15 @@ class Cell:
     fake_batch: int | None = None
     fake_updates: int | None = None
     fake_warmup: int | None = None
+    fake_memory: float | None = None
+    fake_weighting: str = "edm"
+    loss: str = "dmd"
+    sid_alpha: float | None = None
+    gan: float = 0.0
+    gan_critic: float = 1e-2
+    gan_r1: float = 0.0
+    regression: float = 0.0
+    pairs: int = 1024
     normaliser: str = "per-sample"
     reduction: str = "sum"
     sigma_law: str = "log-uniform"
@@ -172,8 +103,11 @@ class Cell:
     optimiser: str = "sgd"
     beta1: float | None = None
     beta2: float | None = None
+    momentum: float = 0.0
+    weight_decay: float = 0.0
     lr: float = 0.02
     batch: int = 64
+    parts: int = 1
     steps: int = 1000
     decay: float = 0.0
     clip: float = 0.0
@@ -186,18 +120,7 @@ class Cell:
     def __post_init__(self):
         for name, kind in field_types().items():
             object.__setattr__(self, name, _coerced(name, getattr(self, name), kind))
-        for name, allowed in (
-            ("teacher", sorted(FAMILIES)),
-            ("student", tuple(STUDENTS)),
-            ("fake_score", FAKE_SCORES),
-            ("normaliser", NORMALISERS),
-            ("reduction", REDUCTIONS),
-            ("sigma_law", SIGMA_LAWS),
-            ("optimiser", OPTIMISERS),
-            ("real_score", OWNERS),
-            ("reference", OWNERS),
-            ("measures", MEASURES),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.start not in STUDENTS[self.student]:
@@ -212,8 +135,9 @@ class Cell:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not self.decay <= 1:
             raise ValueError(f"decay must be in [0, 1], got {self.decay}")
-        if not self.average < 1:
-            raise ValueError(f"average must be in [0, 1), got {self.average}")
+        for name in BELOW_ONE:
+            if not (getattr(self, name) or 0) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("batch", "fake_batch"):
             if self.antithetic and (getattr(self, name) or 0) % 2:
                 raise ValueError(f"{name} must be even with antithetic noise, got {getattr(self, name)}")
@@ -224,30 +148,7 @@ class Cell:
             )
         self.law()
         self.mixture()
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        """Raises ValueError for choices that are good each for itself, but not together."""
-        for name in ("measures", "fake_score"):
-            value = getattr(self, name)
-            if value in ("closed", "levels") and (self.teacher, self.student) != ("gaussian", "linear"):
-                raise ValueError(
-                    f"{name} {value} needs a gaussian teacher and a linear student, "
-                    f"got {self.teacher} and {self.student}"
-                )
-        if self.fake_score == "levels" and self.sigma_law == "log-uniform":
-            raise ValueError("sigma_law must have levels (karras, log-grid) with fake_score levels, got 'log-uniform'")
-        if self.student == "mlp":
-            if self.fake_score != "network":
-                raise ValueError(f"fake_score must be network for student mlp, got {self.fake_score!r}")
-            if self.start_error and self.start != "teacher":
-                raise ValueError(f"start_error {self.start_error} needs start teacher, got {self.start!r}")
-            return
-        if self.fake_score == "network":
-            raise ValueError(f"fake_score network needs student mlp, got {self.student!r}")
-        for name in ("real_score", "reference", "start_error", "network_seed"):
-            if getattr(self, name) not in (None, NEUTRAL.get(name)):
-                raise ValueError(f"{name} {getattr(self, name)} needs student mlp, got {self.student!r}")
+        check_combinations(self)
 
     def _fill_options(self) -> None:
         for name, (choice, defaults) in OPTIONS.items():

@@ -17,7 +17,20 @@ from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
 FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "matched", "recipes")
-EXPERIMENTS = ("dimension", "phase", "start_decides", "growth_noise", "networks", "matched", "recipe_cost")
+EXPERIMENTS = (
+    "dimension",
+    "phase",
+    "start_decides",
+    "growth_noise",
+    "networks",
+    "matched",
+    "recipe_cost",
+    "adversarial",
+    "critic",
+    "memorisation",
+    "freedom",
+    "toy_modes",
+)
 
 
 class NothingToDraw(ValueError):

@@ -14,6 +14,8 @@ SHARE, SINGLE, DOUBLE = 0.5, 4, 8
 # Arrays of a network's size that are alive at once: student, average, start, fake score, two moments each, gradients
 # and what a step makes of them. Arrays of a batch's size, per block and outside them, that a backward pass keeps.
 COPIES, PER_BLOCK, AROUND, POINTS = 32, 7, 5, 20
+# Passes of a batch that a step with a critic keeps: denoising, real, fake, and the derivative of the real one.
+CRITIC = 4
 # The same for linear students: matrices, and arrays of a batch's points.
 MATRICES, LINEAR_POINTS = 24, 16
 
@@ -26,7 +28,7 @@ def student_bytes(cell: Cell) -> float:
         return DOUBLE * (MATRICES * d**2 + 4 * levels * d**2 + LINEAR_POINTS * batch * d)
     width, depth = cell.width or 1, cell.depth or 1
     parameters = 2 * width * d + depth * (2 * width**2 + 10 * width) + width + d
-    kept = batch * (width * (PER_BLOCK * depth + AROUND) + POINTS * d)
+    kept = batch * (width * (PER_BLOCK * depth + AROUND) + POINTS * d) * (CRITIC if cell.gan else 1)
     return SINGLE * (COPIES * parameters + kept)
 
 

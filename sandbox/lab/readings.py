@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.reference import REFERENCE_SIGMA, Reference, generator, reference_of, seed_of
-from sandbox.lab.students import Prepared, recipe_of
+from sandbox.lab.students import Prepared, maps_of, recipe_of
+from sandbox.measure.fake_curl import denoiser_curl
 from sandbox.measure.fake_error import fake_residual
 from sandbox.measure.gauge import polar_displacement
 from sandbox.measure.law import energy_distance, mode_labels
@@ -23,6 +25,7 @@ from sandbox.measure.pairing import mode_agreement, rescaled
 from sandbox.measure.record import JACOBIAN_POINTS, measurements
 from sandbox.measure.trajectory import progress
 from sandbox.student.distill import Snapshot
+from sandbox.student.fake import NetworkFake
 from sandbox.student.growth import Sensitivity, noise_share, sensitivity
 from sandbox.student.network_flow import network_jacobian, network_map
 from sandbox.student.networks import Pack
@@ -33,6 +36,7 @@ from sandbox.teacher.flow import teacher_map
 PROGRESS_POINTS, KL_POINTS = 512, 64
 START_POINTS = 4096
 GROWTH_POINTS = 16
+CURL_POINTS = 16
 # Noise levels, over sigma_data, at which the fake score is examined.
 FAKE_LEVELS = (0.3, 3.0, 30.0)
 
@@ -79,15 +83,21 @@ class Sampled:
         measures["gauge_polar"] = _polar(snapshot)[i].item()
         measures["covariance_error"] = ((A @ A.mT - teacher.cov).norm() / teacher.cov.norm()).item()
         if cell.start == "rotated":
-            # The teacher's map behind the rotation that the student started with: what it should have kept.
-            rotation = self.rotations[i]
-            with torch.no_grad():
-                x = student(reference.z)
-            behind = teacher_map(teacher, reference.z @ rotation.mT, REFERENCE_SIGMA)
-            measures["displacement_rotated"] = progress(x[None], behind)["displacement"].item()
-            measures["gauge_polar_rotated"] = polar_displacement(A, rotation).item()
-            measures["rotation_trace"] = torch.diagonal(rotation).mean().item()
+            measures |= _behind(cell, student, reference, self.rotations[i])
+            measures["gauge_polar_rotated"] = polar_displacement(A, self.rotations[i]).item()
         return measures
+
+
+def _behind(cell: Cell, student: Callable, reference: Reference, rotation: Tensor) -> dict[str, float]:
+    """How far a student is from the teacher's map behind the rotation that it started with: what it should have kept,
+    if it keeps its start."""
+    with torch.no_grad():
+        x = student(reference.z)
+    behind = teacher_map(cell.mixture(), reference.z @ rotation.mT, REFERENCE_SIGMA)
+    return {
+        "displacement_rotated": progress(x[None], behind)["displacement"].item(),
+        "rotation_trace": torch.diagonal(rotation).mean().item(),
+    }
 
 
 def _measured(cell: Cell, student: Callable, reference: Reference, x: Tensor, spectrum: Tensor) -> dict:
@@ -142,8 +152,10 @@ class Networks:
         self.references: list[Reference] = [reference_of(cell) for cell in cells]
         self.maps = [_own_map(i, cell, prepared, r) for i, (cell, r) in enumerate(zip(cells, self.references))]
         self.labels = [_labels(cell, x) for cell, (x, _) in zip(cells, self.maps, strict=True)]
-        self.starts = [_start(cell, prepared.students.member(i)) for i, cell in enumerate(cells)]
-        self.growth = [_growth(cell, prepared.students, i) for i, cell in enumerate(cells)]
+        self.rotations = prepared.rotations
+        starts = maps_of(cells, prepared.students)
+        self.starts = [_start(cell, starts.member(i)) for i, cell in enumerate(cells)]
+        self.growth = [_growth(cell, starts, i) for i, cell in enumerate(cells)]
         self.noise = noise_share(
             prepared.teachers.to(torch.float32),
             prepared.students,
@@ -151,9 +163,11 @@ class Networks:
             recipe_of(cells),
             [generator("noise share", cell.seed) for cell in cells],
             prepared.real,
+            terms=prepared.terms,
         )
 
     def checkpoint(self, snapshot: Snapshot) -> list[dict]:
+        snapshot = self._mapped(snapshot)
         few = slice(0, PROGRESS_POINTS)
         z = torch.stack([r.z[few] for r in self.references]).float()
         with torch.no_grad():
@@ -170,6 +184,8 @@ class Networks:
             point["energy_distance"] = energy_distance(x, reference.calibration.samples[few])
             point["kl"] = kl_change_of_variables(_member(snapshot, i), cell.mixture(), reference.z[:KL_POINTS])
             point["fake_error"] = fake[i].item()
+            if isinstance(snapshot.fake, NetworkFake):
+                point["fake_curl"] = _fake_curl(cell, snapshot.fake.networks, i, x)
             point["agreement"] = self._agreement(i, x, target[few])
             found.append(point)
         return found
@@ -183,8 +199,11 @@ class Networks:
         rng = np.random.default_rng(0)
         return mode_agreement(ours, labels[: len(x)], self.cells[i].mixture().components, rng).value
 
+    def _mapped(self, snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, students=maps_of(self.cells, snapshot.students))
+
     def finish(self, cell: Cell, snapshot: Snapshot, i: int) -> dict:
-        student, reference = _member(snapshot, i), self.references[i]
+        student, reference = _member(self._mapped(snapshot), i), self.references[i]
         measures = _measured(cell, student, reference, *self.maps[i])
         start, between = self.starts[i], max(1, cell.mixture().components - 1)
         measures |= {
@@ -197,6 +216,8 @@ class Networks:
             "linear_share": _share(student(reference.z), reference.z),
             "kl": kl_change_of_variables(student, cell.mixture(), reference.z[:KL_POINTS]),
         }
+        if cell.start == "rotated":
+            measures |= _behind(cell, student, reference, self.rotations[i])
         return measures
 
     def start_record(self, i: int) -> dict:
@@ -281,6 +302,16 @@ def _fake_error(cells: Sequence[Cell], snapshot: Snapshot, z: Tensor) -> Tensor:
             for i, target in enumerate(real):
                 total[i] += _residual(x[i], fake[i], noised[i].double(), target) / len(FAKE_LEVELS)
     return total
+
+
+def _fake_curl(cell: Cell, networks: Pack, i: int, x: Tensor) -> float:
+    """|J - J^T| / |J| of a network fake score at its student's samples at the middle level: 0 for any exact score.
+
+    One network at a time, in float64: a derivative's rounding would depend on the pack."""
+    alone = networks.with_parameters({name: p[i : i + 1].double() for name, p in networks.parameters.items()}).member(0)
+    sigma = FAKE_LEVELS[1] * math.sqrt(torch.diagonal(cell.mixture().cov).mean().item())
+    eps = torch.randn(CURL_POINTS, cell.dim, generator=generator("fake curl", cell.dim), dtype=torch.float64)
+    return denoiser_curl(alone, x[:CURL_POINTS] + sigma * eps, sigma).item()
 
 
 def _residual(x: Tensor, fake: Tensor, noised: Tensor, real: Tensor) -> float:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sandbox.lab.cell import TEACHER_OPTIONS, Cell
+from sandbox.lab.cell import Cell
+from sandbox.lab.options import TEACHER_OPTIONS
 from sandbox.lab.readings import readings
-from sandbox.lab.reference import HELD_OUT, held_out, seed_of
+from sandbox.lab.reference import HELD_OUT, held_out, seed_of, stored_noise
 from sandbox.lab.store import Store, StoreError, write_json
 from sandbox.lab.students import prepare
 from sandbox.lab.teach import network_of
@@ -28,6 +29,7 @@ from sandbox.measure.pairs import ENOUGH
 from sandbox.measure.record import Extra
 from sandbox.student.denoiser import Correction, ExactResidual, OneStep, Preconditioning
 from sandbox.student.distill import Carried, Snapshot
+from sandbox.student.few_step import StoredNoise, few_step_levels
 from sandbox.student.networks import LinearStudent, Pack
 
 # Relative difference that another order of the same sums may make, by a student's own arithmetic: float64 for linear
@@ -77,10 +79,15 @@ def student_of(cell: Cell, arrays: Mapping[str, np.ndarray]) -> Finished:
     return Finished(student_pack(cell, arrays), torch.float32 if cell.student == "mlp" else torch.float64)
 
 
-def _untrained(cell: Cell) -> LinearStudent | OneStep | Correction:
+def _untrained(cell: Cell) -> LinearStudent | OneStep | Correction | StoredNoise:
     if cell.student == "mlp":
-        kind = Correction if cell.start == "residual" else OneStep
-        return kind(network_of(cell).untrained(), cell.sigma_init)
+        denoiser = network_of(cell).untrained()
+        if cell.sampling_steps > 1:
+            levels = few_step_levels(cell.sampling_steps, cell.sigma_init)
+            return StoredNoise(denoiser, levels, stored_noise(cell.dim, cell.sampling_steps))
+        if cell.start == "residual":
+            return Correction(denoiser, cell.sigma_init)
+        return OneStep(denoiser, cell.sigma_init, cell.skip)
     zero = torch.zeros(cell.dim, cell.dim, dtype=torch.float64)
     return LinearStudent(zero, zero[0] if cell.student == "affine" else None)
 

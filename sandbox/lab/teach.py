@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sandbox.lab.cell import ALGORITHM_VERSION, TEACHER_OPTIONS, Cell
+from sandbox.lab.cell import ALGORITHM_VERSION, Cell
 from sandbox.lab.memory import fitting
+from sandbox.lab.options import TEACHER_OPTIONS
 from sandbox.lab.provenance import trained_on
 from sandbox.lab.reference import generator
 from sandbox.lab.sweep import network_pass
@@ -28,7 +29,17 @@ ERROR_LEVELS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 80.0)
 ERROR_POINTS = 1024
 TICKS = 50
 
-SHARED = ("teacher", "dim", *TEACHER_OPTIONS, "width", "depth", "teacher_steps", "teacher_lr", "teacher_batch")
+SHARED = (
+    "teacher",
+    "dim",
+    *TEACHER_OPTIONS,
+    "width",
+    "depth",
+    "bottleneck",
+    "teacher_steps",
+    "teacher_lr",
+    "teacher_batch",
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +67,19 @@ class TeacherNetwork:
     def untrained(self) -> Denoiser:
         """The network before its first update."""
         c = self.cell
-        return Denoiser(c.dim, c.width or 0, c.depth or 0, generator("network", self.seed), self.sigma_data)
+        draw = generator("network", self.seed)
+        return Denoiser(c.dim, c.width or 0, c.depth or 0, draw, self.sigma_data, c.bottleneck)
 
 
 def network_of(cell: Cell) -> TeacherNetwork:
-    """The teacher network of an mlp cell.
+    """The teacher network that an mlp cell's student starts at, of its own teacher or of another.
 
     Raises ValueError for a cell of another student."""
     if cell.student != "mlp":
         raise ValueError(f"student must be mlp to have a teacher network, got {cell.student!r}")
     fields = {name: getattr(cell, name) for name in SHARED}
+    if cell.start_teacher_seed is not None:
+        fields["teacher_seed"] = cell.start_teacher_seed
     plain = Cell(**fields, student="mlp", fake_score="network")
     return TeacherNetwork(plain, cell.seed if cell.network_seed is None else cell.network_seed)
 

@@ -66,6 +66,7 @@ def train_pack(
             prepared.real,
             carried,
             captured=on_cuda(device),
+            terms=prepared.terms,
         ):
             if snapshot.step in checkpoints:
                 seen = _on_cpu(snapshot)
@@ -113,7 +114,7 @@ def _finish(
     device: str,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     arrays = {name: p[i].detach().numpy() for name, p in snapshot.students.parameters.items()}
-    if cell.student != "mlp":
+    if cell.student != "mlp" or cell.start == "rotated":
         arrays["rotation"] = prepared.rotations[i].numpy()
     record: dict = {"trained": trained_on(device)}
     if isinstance(read, Networks):

@@ -214,6 +214,10 @@ def rank_cap(student: OneStep | Correction) -> RankCap:
     if isinstance(student, Correction):
         return RankCap(0.0, min(width, dim))
     like = torch.ones((), dtype=torch.float64)
+    if student.skip == "trained":
+        raise ValueError("student must have a fixed linear path, or none, to have a known cap, got a trained one")
+    if student.skip == "off":
+        return RankCap(0.0, min(width, dim))
     c = Preconditioning.at(student.sigma_init, student.sigma_data, like)
     return RankCap(student.sigma_init * c.skip.item(), min(width, dim))
 

@@ -38,9 +38,11 @@ class Recipe:
         normaliser: per-sample, batch or off; see `losses.dmd_direction`.
         reduction: sum or mean over coordinates; see `losses.dmd_surrogate`.
         loss: what a minibatch is descended by, `objectives.SiD()` or any function of an `objectives.Minibatch` to each
-            student's own loss (E,); by default `objectives.DMD` with this normaliser and reduction.
+            student's own loss (E,); by default `objectives.DMD` with this normaliser and reduction, which another loss
+            does not look at.
         parts: equal parts of a batch whose gradients are taken one after another and averaged, for batches that do not
-            fit into memory; changes numbers by rounding only. The normaliser is then not the batch's.
+            fit into memory: the same gradient to rounding, but for what a loss draws beside the minibatch, which is
+            drawn anew for every part. The normaliser is then not the batch's.
         law: distribution of the noise level, drawn once per sample.
         antithetic: use every z with +eps and -eps at the same noise level.
         optimiser: sgd or adam. beta1, beta2: adam's; sgd's momentum is beta1. weight_decay: decoupled (AdamW).
@@ -83,7 +85,7 @@ class Recipe:
             raise ValueError(f"loss must be a function of a minibatch, got {self.loss!r}")
         if self.parts < 1 or self.batch % self.parts:
             raise ValueError(f"parts must divide the batch of {self.batch}, got {self.parts}")
-        if self.parts > 1 and self.normaliser == "batch":
+        if self.parts > 1 and getattr(self.objective, "normaliser", None) == "batch":
             raise ValueError(f"parts must be 1 with the batch's own normaliser, got {self.parts}")
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}")

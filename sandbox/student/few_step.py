@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from sandbox.student.denoiser import Denoiser
 from sandbox.student.networks import Pack
 from sandbox.teacher.schedule import karras_grid
-
-Map = Callable[[Tensor], Tensor]
 
 
 def few_step_levels(k: int, sigma_init: float = 80.0) -> tuple[float, ...]:
@@ -113,20 +111,36 @@ def few_step(denoisers: Pack, levels: Sequence[float]) -> FewStepPack:
     return FewStepPack(FewStep(denoisers.module, levels), parameters)
 
 
-def at_fixed_noise(student: Map, eps: Tensor) -> Map:
-    """The map z (*E, n, d) -> x (*E, n, d) of a few-step student whose fresh noise stays as it is: one that a
-    displacement or a Jacobian can be measured of.
+class StoredNoise(FewStep):
+    """A few-step student as a map of z alone, its fresh noise stored: the first row with the first point, and so on.
+
+    A map that displacement and law can be measured of. A Jacobian, taken point by point, is that with the first row's
+    noise at every point.
 
     Args:
-        student: noise (*E, n, k d) -> (*E, n, d). eps: (eps_1, .., eps_(k-1)) of each point, (*E, n, (k-1) d), or of
-            all points, ((k-1) d,): a Jacobian is taken point by point, and needs one for all.
-    Raises:
-        ValueError: when evaluated at another number of points than eps holds.
+        eps: (eps_1, .., eps_(k-1)) of N points, (N, (k - 1) d). Others: as `FewStep`.
     """
 
-    def at(z: Tensor) -> Tensor:
-        if eps.ndim > 1 and eps.shape[:-1] != z.shape[:-1]:
-            raise ValueError(f"eps must be shared or of {tuple(z.shape[:-1])} points, got {tuple(eps.shape[:-1])}")
-        return student(torch.cat([z, eps.to(z).expand(*z.shape[:-1], -1)], -1))
+    eps: Tensor
 
-    return at
+    def __init__(self, denoiser: Denoiser, levels: Sequence[float], eps: Tensor):
+        super().__init__(denoiser, levels)
+        if eps.ndim != 2 or eps.shape[1] != self.noise_dim - self.dim:
+            raise ValueError(f"eps must have shape (N, {self.noise_dim - self.dim}), got {tuple(eps.shape)}")
+        self.register_buffer("eps", eps, persistent=False)
+
+    def forward(self, z: Tensor, stop: Tensor | None = None) -> Tensor:
+        """(n, d) -> (n, d) for n <= N; with a pack's parameters (E, ...), (E, n, d) -> (E, n, d).
+
+        Raises ValueError for more points than there is noise for."""
+        n = z.shape[-2]
+        if n > len(self.eps):
+            raise ValueError(f"z must hold at most {len(self.eps)} points, those with stored noise, got {n}")
+        fresh = self.eps[:n].to(z).expand(*z.shape[:-1], -1)
+        return super().forward(torch.cat([z, fresh], -1), stop)
+
+
+def at_stored_noise(students: FewStepPack, eps: Tensor) -> Pack:
+    """The same students as maps of z alone, (E, n, d) -> (E, n, d); eps (N, (k - 1) d), as `StoredNoise`."""
+    module = StoredNoise(students.module.denoiser, students.module.levels, eps)
+    return Pack(module, students.parameters)

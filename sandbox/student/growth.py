@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from sandbox.student.distill import Recipe, gradients
 from sandbox.student.fake import FakeScore
 from sandbox.student.networks import Pack
+from sandbox.student.objectives import Term
 from sandbox.teacher.mixture import GaussianMixture
 
 
@@ -55,6 +56,7 @@ def noise_share(
     generators: Sequence[torch.Generator],
     real: Pack | None = None,
     batches: int = 16,
+    terms: Sequence[Term] = (),
 ) -> Tensor:
     """Share of a gradient's second moment that differs from batch to batch, mean over parameters, (E,): 0 for a
     gradient without noise, 1 for one that is noise alone.
@@ -64,7 +66,7 @@ def noise_share(
     Raises ValueError if batches < 2."""
     if batches < 2:
         raise ValueError(f"batches must be >= 2, got {batches}")
-    drawn = [gradients(teachers, students, fake, real, recipe, generators) for _ in range(batches)]
+    drawn = [gradients(teachers, students, fake, real, recipe, generators, terms) for _ in range(batches)]
     share, count = torch.zeros(len(students), dtype=torch.float64), 0
     for name in drawn[0]:
         g = torch.stack([d[name] for d in drawn]).flatten(2).double()

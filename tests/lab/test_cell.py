@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sandbox.lab import cell as cells
-from sandbox.lab.cell import LEAST, NEUTRAL, OPTIONS, STUDENTS, TEACHER_OPTIONS, Cell, cell_from, field_types
+from sandbox.lab.cell import Cell, cell_from, field_types
+from sandbox.lab.options import LEAST, NEUTRAL, OPTIONS, STUDENTS, TEACHER_OPTIONS
 from sandbox.teacher.families import FAMILIES, family
 
 RING = {"teacher": "ring", "dim": 2, "modes": 5, "radius": 2.0, "std": 0.2}
@@ -27,6 +28,8 @@ ADAM = {"optimiser": "adam"}
 GRID = {"sigma_law": "log-grid"}
 LEARNED = {"fake_score": "levels", **GRID}
 MLP = {"student": "mlp", "fake_score": "network"}
+TURNED = {"start": "rotated"}
+MOMENTS = {"fake_score": "moments"}
 
 # For each field, a base cell and another value of the field.
 CHANGES = {
@@ -65,6 +68,23 @@ CHANGES = {
     "fake_warmup": (MLP, 0),
     "width": (MLP, 32),
     "depth": (MLP, 1),
+    "bottleneck": (MLP, 3),
+    "skip": (MLP, "off"),
+    "sampling_steps": (MLP, 2),
+    "rotation": (TURNED, 0.5),
+    "start_teacher_seed": ({**MLP, **RANDOM}, 5),
+    "fake_memory": (MOMENTS, 0.5),
+    "fake_weighting": (MLP, "epsilon"),
+    "loss": ({}, "sid"),
+    "sid_alpha": ({"loss": "sid"}, 1.0),
+    "gan": (MLP, 3e-3),
+    "gan_critic": ({**MLP, "gan": 3e-3}, 0.1),
+    "gan_r1": ({**MLP, "gan": 3e-3}, 1.0),
+    "regression": ({}, 0.25),
+    "pairs": ({"regression": 0.25}, 64),
+    "momentum": ({}, 0.9),
+    "weight_decay": ({}, 0.01),
+    "parts": ({}, 2),
     "start_error": (MLP, 0.5),
     "teacher_steps": (MLP, 100),
     "teacher_lr": (MLP, 1e-3),
@@ -240,10 +260,11 @@ def test_a_change_of_student_brings_that_students_defaults():
 
 @pytest.mark.parametrize("student", STUDENTS)
 def test_every_kind_of_student_knows_its_own_starts(student):
-    base = MLP if student == "mlp" else {"student": student}
+    base = {**MLP, "skip": "trained"} if student == "mlp" else {"student": student}
     every = {start for starts in STUDENTS.values() for start in starts}
     for start in STUDENTS[student]:
-        assert Cell(**base, start=start).start == start
+        fields = {**base, "skip": "fixed"} if start == "residual" else base
+        assert Cell(**fields, start=start).start == start
     for start in every - set(STUDENTS[student]):
         known = ", ".join(STUDENTS[student])
         with pytest.raises(ValueError, match=f"start must be one of {known} for student {student}, got '{start}'"):
@@ -340,7 +361,7 @@ def test_a_cell_survives_its_canonical_text():
         ({"average": -0.5}, "-0.5"),
         ({"clip": -1.0}, "-1.0"),
         ({"clip": math.inf}, "inf"),
-        ({"start": "rotated", **MLP}, "rotated"),
+        ({"start": "map", **MLP}, "map"),
         ({"start": "residual"}, "residual"),
         ({"width": 0, **MLP}, "0"),
         ({"depth": 1.5, **MLP}, "1.5"),
@@ -384,9 +405,15 @@ def test_a_bad_value_is_named_with_its_field(fields, value):
         ({"measures": "closed", "teacher": "ring"}, "measures closed needs.*ring"),
         ({"measures": "closed", **MLP}, "measures closed needs a gaussian teacher and a linear student.*mlp"),
         ({**MLP, **LEARNED}, "fake_score levels needs a gaussian teacher and a linear student.*mlp"),
-        ({"student": "mlp"}, "fake_score must be network for student mlp, got 'exact'"),
-        ({"fake_score": "network"}, "fake_score network needs student mlp, got 'linear'"),
-        ({"fake_score": "network", "student": "affine"}, "fake_score network needs student mlp, got 'affine'"),
+        ({"student": "mlp"}, "fake_score must be one of network, moments, none for student mlp, got 'exact'"),
+        (
+            {"fake_score": "network"},
+            "fake_score must be one of exact, levels, moments, none for student linear, got 'network'",
+        ),
+        (
+            {"fake_score": "network", "student": "affine"},
+            "fake_score must be one of exact, levels, moments, none for student affine, got 'network'",
+        ),
         ({"width": 64}, "width means nothing with student linear, got 64"),
         ({"teacher_lr": 0.1, "student": "affine"}, "teacher_lr means nothing with student affine, got 0.1"),
         ({"fake_warmup": 5, **LEARNED}, "fake_warmup means nothing with fake_score levels, got 5"),

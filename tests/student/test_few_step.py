@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from sandbox.student.denoiser import Denoiser, OneStep, one_step
-from sandbox.student.few_step import FewStep, at_fixed_noise, few_step, few_step_levels
+from sandbox.student.few_step import FewStep, StoredNoise, at_stored_noise, few_step, few_step_levels
 from sandbox.student.networks import LinearStudent, Pack
 
 LEVELS = (80.0, 9.0, 1.5, 0.3)
@@ -223,33 +223,31 @@ class TestPacks:
                 assert torch.equal(got[0], want[i])
 
 
-class TestAtFixedNoise:
-    def test_of_each_point(self):
-        student, z, eps = FewStep(denoiser(), LEVELS), normal(9, 3, seed=1), normal(9, 9, seed=2)
-        assert torch.equal(at_fixed_noise(student, eps)(z), student(torch.cat([z, eps], -1)))
-
-    def test_of_all_points_and_of_a_pack(self):
-        pack, z = few_step(Pack.of([denoiser(seed=i) for i in range(2)]), (80.0, 2.5)), normal(2, 9, 3, seed=1)
-        eps = normal(3, seed=2)
-        want = pack(torch.cat([z, eps.repeat(2, 9, 1)], -1))
-        assert torch.equal(at_fixed_noise(pack, eps)(z), want)
+class TestStoredNoise:
+    def test_every_point_has_its_row(self):
+        pack, z = few_step(Pack.of([denoiser(seed=i) for i in range(2)]), LEVELS), normal(2, 9, 3, seed=1)
+        eps = normal(20, 9, seed=2)
+        x = at_stored_noise(pack, eps)
+        assert torch.equal(x(z), pack(torch.cat([z, eps[:9].expand(2, 9, 9)], -1)))
+        torch.testing.assert_close(x.member(1)(z[1]), x(z)[1], rtol=1e-12, atol=1e-12)
+        assert x.parameters is pack.parameters
 
     @pytest.mark.parametrize("tolerance", [1e-12])
     def test_has_the_derivative_of_the_chain(self, tolerance):
         """Of the exact denoiser of a Gaussian: prod_j K_j sigma_1, whatever the fresh noise."""
         D, z = shrink(1.0), normal(1, 3, seed=1)
-        x = at_fixed_noise(FewStep(D, LEVELS), normal(9, seed=2))
+        x = StoredNoise(D, LEVELS, normal(4, 9, seed=2))
         want = torch.stack([D.gain(sigma) for sigma in LEVELS]).prod(0) * 80.0
         torch.testing.assert_close(jacrev(lambda p: x(p)[0])(z)[:, 0], torch.diag(want), rtol=tolerance, atol=tolerance)
 
-    def test_one_step_has_no_noise_to_fix(self):
-        student, z = OneStep(denoiser()), normal(9, 3, seed=1)
-        assert torch.equal(at_fixed_noise(student, torch.zeros(0))(z), student(z))
+    def test_more_points_than_noise_are_named(self):
+        x = StoredNoise(denoiser(), LEVELS, normal(9, 9, seed=2))
+        with pytest.raises(ValueError, match="z must hold at most 9 points, those with stored noise, got 10"):
+            x(normal(10, 3, seed=1))
 
-    def test_another_number_of_points_is_named(self):
-        x = at_fixed_noise(FewStep(denoiser(), LEVELS), normal(9, 9, seed=2))
-        with pytest.raises(ValueError, match=r"eps must be shared or of \(1,\) points, got \(9,\)"):
-            x(normal(1, 3, seed=1))
+    def test_noise_of_another_size_is_named(self):
+        with pytest.raises(ValueError, match=r"eps must have shape \(N, 9\), got \(4, 3\)"):
+            StoredNoise(denoiser(), LEVELS, normal(4, 3, seed=2))
 
 
 class TestErrors:

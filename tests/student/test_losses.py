@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from sandbox.student.losses import NORMALISERS, REDUCTIONS, dmd_direction, dmd_surrogate
+from sandbox.student.losses import (
+    NORMALISERS,
+    REDUCTIONS,
+    WEIGHTINGS,
+    denoising_loss,
+    denoising_weight,
+    dmd_direction,
+    dmd_surrogate,
+    regression_loss,
+    sid_loss,
+)
 from sandbox.student.networks import LinearStudent, Pack
 from sandbox.teacher.covariance import Full
 from sandbox.teacher.mixture import GaussianMixture
@@ -183,11 +193,124 @@ class TestReductions:
         torch.testing.assert_close(together, torch.stack([dmd_surrogate(x[e], direction[e]) for e in range(3)]))
 
 
+class TestSid:
+    @pytest.mark.parametrize(
+        ("alpha", "want"), [(0.0, (-12.0, 12.0)), (0.5, (-14.5, 10.0)), (1.0, (-17.0, 8.0)), (1.2, (-18.0, 7.2))]
+    )
+    @pytest.mark.parametrize("tolerance", [1e-6])
+    def test_by_hand(self, alpha, want, tolerance):
+        """D_real - D_fake = (-1, 2), (2, 0); D_fake - x = (3, -7), (4, 5): products -17 and 8, squares 5 and 4."""
+        x = torch.tensor([[[1.0, 8.0]], [[-3.0, -1.0]]])
+        fake, real = torch.tensor([[[4.0, 1.0]], [[1.0, 4.0]]]), torch.tensor([[[3.0, 3.0]], [[3.0, 4.0]]])
+        torch.testing.assert_close(sid_loss(x, real, fake, alpha, "off"), torch.tensor(want), rtol=0, atol=tolerance)
+
+    @pytest.mark.parametrize("normaliser", NORMALISERS)
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.2])
+    @pytest.mark.parametrize(("step", "tolerance"), [(1e-5, 1e-8)])
+    def test_gradient_is_that_at_fixed_weights(self, normaliser, reduction, alpha, step, tolerance):
+        """Finite differences of the definition in every coordinate of x, the denoisers curved, the weights as at x."""
+        x, eps = normal(2, 1, 3, 2, seed=17)
+
+        def denoisers(x):
+            y = x + 0.7 * eps
+            return torch.tanh(y), torch.sin(y @ torch.tensor([[0.3, 0.5], [-0.4, 0.8]]).double())
+
+        size = {
+            "per-sample": (x - denoisers(x)[0]).abs().mean(-1),
+            "batch": (x - denoisers(x)[0]).abs().mean(),
+            "off": torch.ones(()),
+        }[normaliser]
+
+        def defined(x):
+            real, fake = denoisers(x)
+            product = ((real - fake) * ((1 - alpha) * (real - fake) + fake - x)).sum(-1) / size
+            return product.mean().item() / (2 if reduction == "mean" else 1)
+
+        leaf = x.clone().requires_grad_()
+        loss = sid_loss(leaf, *denoisers(leaf), alpha, normaliser, reduction)
+        assert loss.item() == pytest.approx(defined(x), rel=1e-13)
+        (got,) = torch.autograd.grad(loss.sum(), leaf)
+        for i in range(3):
+            for j in range(2):
+                bump = torch.zeros_like(x)
+                bump[0, i, j] = step
+                want = (defined(x + bump) - defined(x - bump)) / (2 * step)
+                assert got[0, i, j].item() == pytest.approx(want, abs=tolerance)
+
+    def test_defaults_are_the_published_ones(self):
+        x, real, fake = normal(3, 2, 5, 4, seed=18)
+        assert torch.equal(sid_loss(x, real, fake), sid_loss(x, real, fake, 1.2, "per-sample", "sum"))
+        assert not torch.equal(sid_loss(x, real, fake), sid_loss(x, real, fake, 1.0, "per-sample", "sum"))
+
+
+class TestDenoising:
+    @pytest.mark.parametrize("data", [0.5, 1.0, 3.0])
+    @pytest.mark.parametrize("tolerance", [1e-14])
+    def test_edm_is_karras_weight(self, data, tolerance):
+        """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2, Karras et al. 2022, Table 1."""
+        sigma = torch.logspace(-3, 2, 11, dtype=torch.float64)
+        want = (sigma**2 + data**2) / (sigma * data) ** 2
+        torch.testing.assert_close(denoising_weight(sigma, data), want, rtol=tolerance, atol=0)
+        each = denoising_weight(sigma.expand(2, -1), torch.tensor([[data], [2 * data]]).double(), "edm")
+        torch.testing.assert_close(each[0], want, rtol=tolerance, atol=0)
+        assert (each[1] < want).all()
+
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_epsilon_is_the_error_of_the_predicted_noise(self, tolerance):
+        x, eps, denoised = normal(3, 2, 5, 4, seed=19)
+        sigma = torch.logspace(-2, 2, 10, dtype=torch.float64).reshape(2, 5)
+        predicted = (x + sigma[..., None] * eps - denoised) / sigma[..., None]
+        got = denoising_loss(denoised, x, denoising_weight(sigma, 1.0, "epsilon"))
+        want = torch.stack([torch.nn.functional.mse_loss(p, e) for p, e in zip(predicted, eps, strict=True)])
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=0)
+
+    def test_edm_is_unit_weight_on_the_network(self):
+        """D = c_skip y + c_out F: lambda |D - x|^2 = |F - (x - c_skip y) / c_out|^2 (Karras et al. 2022, eq. 8)."""
+        x, eps, F = normal(3, 2, 5, 4, seed=20)
+        sigma, data = torch.logspace(-2, 2, 10, dtype=torch.float64).reshape(2, 5), 0.6
+        level = sigma[..., None]
+        skip, out = data**2 / (level**2 + data**2), level * data / (level**2 + data**2).sqrt()
+        y = x + level * eps
+        got = denoising_loss(skip * y + out * F, x, denoising_weight(sigma, data))
+        want = (F - (x - skip * y) / out).square().mean((-2, -1))
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("tolerance", "share"), [(1e-14, {"sum": 4, "mean": 1})])
+def test_regression_is_half_the_squared_distance(reduction, tolerance, share):
+    x, target = normal(2, 3, 5, 4, seed=21)
+    mse = torch.stack([torch.nn.functional.mse_loss(a, b) for a, b in zip(x, target, strict=True)])
+    got = regression_loss(x, target, reduction)
+    torch.testing.assert_close(got, share[reduction] * mse / 2, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(lambda x, other, r=r: dmd_surrogate(x, other, r) for r in REDUCTIONS),
+        *(lambda x, other, r=r: regression_loss(x, other, r) for r in REDUCTIONS),
+        *(
+            lambda x, other, w=w: denoising_loss(x, other, denoising_weight(other[..., 0].exp(), 0.5, w))
+            for w in WEIGHTINGS
+        ),
+    ],
+)
+def test_gradients_are_finite_differences(loss):
+    x, other = normal(2, 2, 3, 2, seed=22)
+    assert torch.autograd.gradcheck(lambda x: loss(x, other), x.requires_grad_(), eps=1e-6, atol=1e-7, rtol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda x: dmd_direction(x, x, x, "per_sample"), r"normaliser must be one of .*per-sample.*got 'per_sample'"),
         (lambda x: dmd_surrogate(x, x, "average"), r"reduction must be one of .*sum.*got 'average'"),
+        (lambda x: sid_loss(x, x, x, 1.2, "none"), r"normaliser must be one of .*per-sample.*got 'none'"),
+        (lambda x: sid_loss(x, x, x, reduction="average"), r"reduction must be one of .*sum.*got 'average'"),
+        (lambda x: regression_loss(x, x, "average"), r"reduction must be one of .*sum.*got 'average'"),
+        (lambda x: denoising_weight(x, 1.0, "eps"), r"fake_weighting must be one of edm, epsilon, got 'eps'"),
     ],
 )
 def test_unknown_names_are_refused(call, message):

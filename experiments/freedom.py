@@ -1,0 +1,72 @@
+"""The paper's explanation itself: does copying follow the student's geometric freedom when dimension is held still?
+
+Network students of a mixture of eight modes in eight dimensions from converged teachers of their own shape, by the
+recipe of the main sweep. What changes is how freely a student can move: its width and depth, the linear path around it
+(EDM's fixed one, a trained matrix, none), and a bottleneck of rank r in its first layer, beside which a fixed linear
+path remains. A student without a linear path is first fitted to the start that it would have with it.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import NETWORK
+from sandbox.lab.claims import PAPER, Question, Rule
+from sandbox.lab.effects import Group, difference
+from sandbox.lab.sweep import Sweep
+
+BASE = "width 64, depth 2"
+ARMS = {
+    BASE: {},
+    "width 16": {"width": 16},
+    "width 32": {"width": 32},
+    "width 128": {"width": 128},
+    "depth 1": {"depth": 1},
+    "depth 4": {"depth": 4},
+    "trained linear path": {"skip": "trained"},
+    "no linear path": {"skip": "off"},
+    "bottleneck 4": {"bottleneck": 4},
+}
+
+
+def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
+    base = {**NETWORK, "teacher_steps": 3000}
+    arms = {arm: {**own, **fields} for arm, own in ARMS.items()}
+    return Sweep("freedom", base, arms, {"dim": dims, "seed": tuple(range(seeds))})
+
+
+PRESETS = {
+    "smoke": _sweep((8,), 2, steps=4, teacher_steps=4, fake_warmup=4),
+    "quick": _sweep((8,), 6),
+    "full": _sweep((8, 32), 16),
+}
+
+QUESTIONS = tuple(
+    Question(
+        name,
+        "At one dimension, does less freedom mean more copying?",
+        f"Students {less} end closer to the teacher's pairs than students {more}.",
+        PAPER,
+        (tight, free),
+        difference(
+            "displacement",
+            Group(free, (free,), (8, 8)),
+            Group(tight, (tight,), (8, 8)),
+            "displacement, freer less tighter",
+        ),
+        Rule(low=0.05),
+        "before",
+    )
+    for name, tight, less, free, more in (
+        ("width", "width 16", "of width 16", "width 128", "of width 128"),
+        ("depth", "depth 1", "of one block", "depth 4", "of four"),
+        ("linear-path", "no linear path", "without a linear path", BASE, "with EDM's"),
+        ("trained-path", BASE, "with a fixed linear path", "trained linear path", "with a trained one"),
+        ("bottleneck", "bottleneck 4", "with a bottleneck of rank 4", BASE, "without"),
+    )
+)
+
+if __name__ == "__main__":
+    import sys
+
+    from sandbox.__main__ import main
+
+    sys.exit(main(["run", "--experiment", "freedom", *sys.argv[1:]]))
