@@ -27,6 +27,7 @@ from sandbox.measure.record import measurements
 from sandbox.student.distill import Recipe, distill
 from sandbox.student.initialise import linear_start
 from sandbox.student.networks import LinearStudent, Pack
+from sandbox.student.objectives import DMD, Minibatch, Regression, SiD
 from sandbox.teacher import families
 from sandbox.teacher.covariance import Diagonal, Full, Isotropic, LowRank
 from sandbox.teacher.divergence import fisher_divergence, kl_divergence
@@ -35,6 +36,7 @@ from sandbox.teacher.mixture import GaussianMixture
 from sandbox.teacher.schedule import KarrasBins, LogUniform, karras_grid
 
 __all__ = [
+    "DMD",
     "Diagonal",
     "Full",
     "GaussianMixture",
@@ -43,8 +45,11 @@ __all__ = [
     "LinearStudent",
     "LogUniform",
     "LowRank",
+    "Minibatch",
     "Pack",
     "Recipe",
+    "Regression",
+    "SiD",
     "distill",
     "effective_rank",
     "families",

@@ -8,12 +8,17 @@ from pathlib import Path
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_snippet_runs_and_says_what_the_text_says():
-    (snippet,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        names: dict = {}
-        exec(snippet, names)
+def test_the_snippets_run_and_say_what_the_text_says():
+    """One after the other, as they would be pasted."""
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    names: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(snippets[0], names)
+        reached = names["weights"].square().mean().item()
+        exec(snippets[1], names)
+    assert abs(reached - 1 / 4) < 0.05
+    assert names["collapsed"] < 0.01 * reached
     record = names["record"]
     assert 0 <= record["displacement"] < record["displacement_null"]
     assert record["law_passes"]

@@ -20,7 +20,7 @@ IDENTITY = ("arm", "key", "status", "dim", "seed", "start", "student", "lr", "ba
 
 
 # Measures along training that a student's row has, as <name>_at_<update>.
-PATH = ("displacement", "correlation_distance", "scale")
+PATH = ("displacement", "correlation_distance", "scale", "fake_error", "fake_curl")
 
 
 def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
