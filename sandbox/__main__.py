@@ -29,6 +29,14 @@ from sandbox.lab.units import UNITS
 
 Values = tuple[str, ...]
 
+# What it means not to give these.
+UNSAID = {
+    "network_seed": "the student's seed",
+    "bottleneck": "none",
+    "rotation": "any rotation",
+    "start_teacher_seed": "the student's own teacher",
+}
+
 AXES = [f for f in dataclasses.fields(cells.Cell) if f.name != "algorithm_version"]
 
 
@@ -37,7 +45,7 @@ def _default(field: dataclasses.Field) -> str:
     if field.name in OPTIONS:
         own = " or ".join(str(v) for v in dict.fromkeys(OPTIONS[field.name][1].values()))
     elif own is None:
-        own = "the student's seed" if field.name == "network_seed" else "the family's own"
+        own = UNSAID.get(field.name, "the family's own")
     return f"(default: the experiment's, else {own})"
 
 
