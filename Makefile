@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Small matrices: one thread per process, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test validate figures gallery oracle style
+.PHONY: run test validate figures report gallery oracle style
 
 run: $(INSTALLED)
 	$(BIN)/python -m sandbox run
@@ -19,6 +19,9 @@ validate: $(INSTALLED)
 
 figures: $(INSTALLED)
 	$(BIN)/python -m sandbox figures
+
+report: $(INSTALLED)
+	$(BIN)/python -m sandbox report
 
 # The committed figures and tables that the README shows, redrawn from stored results where there are any.
 gallery: $(INSTALLED)

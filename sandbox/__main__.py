@@ -23,6 +23,7 @@ from sandbox.lab.pairs_file import check_out, measure_files, write_table
 from sandbox.lab.progress import read_status
 from sandbox.lab.remeasure import extra_named
 from sandbox.lab.remeasure_report import remeasure, report_text
+from sandbox.lab.report import write_report
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep, axis_values
 from sandbox.lab.units import UNITS
@@ -169,6 +170,20 @@ class Measure(Where):
     axes: Annotated[Axes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Axes)  # type: ignore[valid-type]
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One HTML page with every claim, its verdict and its rule, every figure, and the students behind them.
+
+    Trains nothing: where the results folder holds no students of an experiment, the committed tables are used."""
+
+    preset: str = "quick"
+    """size of the experiments whose stored students are looked for: smoke, quick or full"""
+    results: Path = Path("results")
+    """folder of stored results"""
+    out: Path | None = None
+    """file to write (default: report.html in the results folder)"""
+
+
 def _sweep(command: Where) -> Sweep:
     sweep = _with_arms(gallery.experiment(command.experiment, command.preset), command.arms)
     axes = getattr(command, "axes", None)
@@ -268,6 +283,7 @@ def _run(command: Run) -> int:
     _say_table(sweep, store)
     if command.draw and list(sweep.arms) == list(gallery.experiment(command.experiment, command.preset).arms):
         _draw(sweep, command, store, command.out, None, gallery.FIGURES)
+        print(f"report: {write_report(store, command.preset, command.results / 'report.html')}")
     elif command.draw:
         print("\nno figures: they show the experiment's own arms, not these; `table --csv` has every student")
     return 1 if failed else 0
@@ -321,6 +337,12 @@ def _table(command: Table) -> int:
 def _figures(command: Figures) -> int:
     names = command.only or gallery.FIGURES
     _draw(_sweep(command), command, Store(command.results, create=False), command.out, command.fallback, names)
+    return 0
+
+
+def _report(command: Report) -> int:
+    store = Store(command.results, create=False)
+    print(f"report: {write_report(store, command.preset, command.out or command.results / 'report.html')}")
     return 0
 
 
@@ -383,6 +405,7 @@ COMMANDS: dict[str, Callable] = {
     "figures": Figures,
     "measure": Measure,
     "validate": Validate,
+    "report": Report,
 }
 ACTIONS: dict[type, Callable[..., int]] = {
     Run: _run,
@@ -391,6 +414,7 @@ ACTIONS: dict[type, Callable[..., int]] = {
     Figures: _figures,
     Measure: _measure,
     Validate: _validate,
+    Report: _report,
 }
 
 
