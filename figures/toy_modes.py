@@ -13,12 +13,12 @@ from sandbox.lab.table import IDENTITY
 NEEDS = "toy_modes"
 CAPTION = (
     "Two modes in the plane, after Yin et al. (2023), Fig. 3: network students (width 32, one block, 1000 updates) "
-    "that start at a network of another law of two modes each, with the real score alone (no fake score), with a "
-    "learned fake score (DMD2), and with DMD's regression on 1024 pairs of the teacher beside it (weight .25, squared "
-    "distance). A mode is found where it has at least half of its share of the samples. Bars: share of 32 students "
-    "(seeds, each another start) that find both modes, one, or collapse to samples whose variance within modes is "
-    "below a tenth of the teacher's; whiskers: 95 % Wilson interval of the first. No gate: what it would refuse is "
-    "what is counted."
+    "that start at networks of eight other laws of two modes, four at each, with the real score alone (no fake "
+    "score), with a learned fake score (DMD2), and with DMD's regression on 1024 pairs of the teacher beside it "
+    "(weight .25, squared distance). A mode is found where it has at least half of its share of the samples. Bars: "
+    "share of 32 students that find both modes, one, or collapse to samples whose variance within modes is below a "
+    "tenth of the teacher's; whiskers: 95 % Wilson interval of the first. No gate: what it would refuse is what is "
+    "counted."
 )
 COLUMNS = (
     *IDENTITY,

@@ -44,6 +44,8 @@ def _panel(ax: Axes, table: pd.DataFrame, arms: Sequence[str], value: str) -> No
     if f"{value}_low" in table:
         null = table[[f"{value}_low", f"{value}_high"]].astype(float).mean()
         ax.axvspan(null.iloc[0], null.iloc[1], color=style.NULL, alpha=0.4, linewidth=0, zorder=1)
+        at = ax.get_xaxis_transform()
+        ax.text(null.mean(), 1.02, "null", transform=at, ha="center", fontsize=7, color="#666666")
     dims = sorted(table["dim"].unique())
     for row, arm in enumerate(arms):
         if row % 2:

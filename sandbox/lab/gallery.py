@@ -16,7 +16,7 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "matched", "recipes")
+FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "matched", "recipes", "adversarial")
 EXPERIMENTS = (
     "dimension",
     "phase",
