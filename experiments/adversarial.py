@@ -30,7 +30,7 @@ PRESETS = {
 QUESTIONS = tuple(
     Question(
         f"{name}-{reading.replace('_', '-')}-{few}",
-        "Does an adversarial loss change the pairing?",
+        "Is the pairing the same with an adversarial loss as without?",
         f"At d = {few} the pairing is the same with {arm} of the adversarial loss as without, by "
         f"{reading.replace('_', ' ')}.",
         PAPER,

@@ -34,10 +34,12 @@ PRESETS = {
     "full": _sweep((2, 4, 8, 16, 32, 64), 16, width=128),
 }
 
+LAG = "Does the fake score's lag move the pairing?"
+
 QUESTIONS = tuple(
     Question(
         f"{name}-{dim}",
-        "Does the fake score's lag move the pairing?",
+        asks,
         f"At d = {dim} students {what} are closer to the teacher's pairs than with DMD2's five updates.",
         RIVAL,
         (arm, "5 updates (DMD2)"),
@@ -50,10 +52,10 @@ QUESTIONS = tuple(
         Rule(low=0.1),
         "before",
     )
-    for name, arm, what in (
-        ("ten-updates", "10 updates", "of a fake score with ten updates"),
-        ("no-lag", "moments", "of a fake score without lag"),
-        ("antithetic", "antithetic", "trained with antithetic noise"),
+    for name, asks, arm, what in (
+        ("ten-updates", LAG, "10 updates", "of a fake score with ten updates"),
+        ("no-lag", LAG, "moments", "of a fake score without lag"),
+        ("antithetic", "Does antithetic noise keep the pairing?", "antithetic", "trained with antithetic noise"),
     )
     for dim in (2, 32)
 )

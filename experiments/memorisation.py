@@ -31,7 +31,7 @@ PRESETS = {
 QUESTIONS = tuple(
     Question(
         f"points-{n}-{dim}",
-        "Does memorisation by the teacher make students copy?",
+        "Is copying no stronger where the teacher has memorised its data?",
         f"At d = {dim} students of a teacher that has memorised {n} points are no closer to its pairs than students of "
         "the population's teacher.",
         PAPER,
