@@ -179,12 +179,13 @@ def _networks(cells: Sequence[Cell], teachers: GaussianMixture, weights: Sequenc
     networks = pack_of([network_of(cell) for cell in cells], weights)
     students, rotations = _starts(cells, teachers, networks)
     fake = _fake_of_networks(cells, teachers, networks, students, device)
+    networks = networks.to(device)
     return Prepared(
         teachers.to(device),
         students.to(device),
         fake,
-        networks.to(device) if first.real_score == "network" else None,
-        networks.to(device),
+        networks if first.real_score == "network" else None,
+        networks,
         rotations,
         [replace(t, z=t.z.to(device), target=t.target.to(device)) for t in _terms(cells, torch.float32)],
     )
