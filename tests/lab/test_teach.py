@@ -59,12 +59,21 @@ ITS_OWN = {
     "reduce": (DIGITS, "components"),
     "width": (MLP, 16),
     "depth": (MLP, 2),
+    "bottleneck": (MLP, 1),
     "teacher_steps": (MLP, 6),
     "teacher_lr": (MLP, 1e-3),
     "teacher_batch": (MLP, 17),
 }
 NOT_ITS_OWN = {
     "start": "residual",
+    "skip": "off",
+    "sampling_steps": 2,
+    "loss": "sid",
+    "gan": 3e-3,
+    "regression": 0.25,
+    "fake_weighting": "epsilon",
+    "weight_decay": 0.1,
+    "parts": 2,
     "start_scale": 0.2,
     "start_error": 0.5,
     "sigma_init": 40.0,
@@ -90,8 +99,18 @@ NOT_ITS_OWN = {
     "clip": 1.0,
     "average": 0.9,
 }
-# Its seed is looked at for itself; the rest has one value for network students, or (bins) another law.
-ELSEWHERE = {"seed", "network_seed", "student", "fake_score", "measures", "algorithm_version", "bins"}
+# Its seed is looked at for itself, as is another teacher's; the rest has one value for network students, or means
+# something beside another choice only.
+ELSEWHERE = {"seed", "network_seed", "student", "fake_score", "measures", "algorithm_version", "bins"} | {
+    "start_teacher_seed",
+    "rotation",
+    "fake_memory",
+    "sid_alpha",
+    "gan_critic",
+    "gan_r1",
+    "pairs",
+    "momentum",
+}
 
 
 def same_bits(one, other):
