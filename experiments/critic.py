@@ -1,9 +1,10 @@
 """Is it the fake score's lag that moves the pairing? Learned fake scores of several update ratios, and one without lag.
 
 Network students of a mixture of eight modes from converged teachers, by the recipe of the main sweep. The fake score is
-a network that makes 1, 2, 5 (DMD2) or 10 updates for each of the student's, or a mixture with the moments that the
-student's samples have now (`moments`), which follows nothing and whose score is a gradient field; and DMD2's with every
-noise used in antithetic pairs.
+a network that makes 1, 2, 5 (DMD2) or 10 updates for each of the student's; or a mixture with the moments of 2048
+samples drawn at each update (`moments`), which remembers nothing and whose score is a gradient field, but which is no
+network: it can hold less, and its noise is that of its samples. In the last arm epsilon comes in antithetic pairs, at
+twice the batch, so that there are as many different z.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ ARMS = {
     "2 updates": {"fake_updates": 2},
     "5 updates (DMD2)": {},
     "10 updates": {"fake_updates": 10},
-    "moments": {"fake_score": "moments"},
-    "antithetic": {"antithetic": True},
+    "moments": {"fake_score": "moments", "fake_memory": 0.0, "fake_batch": 2048},
+    "antithetic": {"antithetic": True, "batch": 2 * NETWORK["batch"], "fake_batch": 2 * NETWORK["batch"]},
 }
 
 
@@ -53,9 +54,32 @@ QUESTIONS = tuple(
         "before",
     )
     for name, asks, arm, what in (
-        ("ten-updates", LAG, "10 updates", "of a fake score with ten updates"),
+        (
+            "ten-updates",
+            "Would more updates of the fake score keep the pairing?",
+            "10 updates",
+            "of a fake score with ten",
+        ),
         ("no-lag", LAG, "moments", "of a fake score without lag"),
         ("antithetic", "Does antithetic noise keep the pairing?", "antithetic", "trained with antithetic noise"),
+    )
+    for dim in (2, 32)
+) + tuple(
+    Question(
+        f"one-update-{dim}",
+        LAG,
+        f"At d = {dim} students of a fake score with one update are further from the teacher's pairs than with DMD2's "
+        "five.",
+        RIVAL,
+        ("1 update", "5 updates (DMD2)"),
+        difference(
+            "displacement",
+            Group("1 update", ("1 update",), (dim, dim)),
+            Group("5 updates (DMD2)", ("5 updates (DMD2)",), (dim, dim)),
+            "displacement, one less five",
+        ),
+        Rule(low=0.1),
+        "before",
     )
     for dim in (2, 32)
 )

@@ -1,8 +1,9 @@
 """Does a teacher that has memorised its training points make students copy?
 
-Teachers with the law of a mixture of eight modes, and teachers that have memorised n points drawn from that mixture,
-each of them a mode of the same width (.3 per coordinate): the fewer points, the less of the population is left. Network
-students from converged networks of each, by the recipe of the main sweep, compared with their own teacher's map.
+Teachers with the law of a mixture of eight modes, and teachers that have memorised n points drawn from that mixture:
+modes of standard deviation .1 per coordinate at the points, where the population's have .3. Network students from
+converged networks of each, by the recipe of the main sweep, compared with their own teacher's map. Points are drawn
+twice. Beyond 32 points 1024 samples cannot tell whether each has its share, and no student could pass the law gate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sandbox.lab.effects import Group, difference
 from sandbox.lab.sweep import Sweep
 
 POPULATION = "population"
-MEMORISED = {"teacher": "memorising", "bandwidth": 0.3, "population": "random"}
+MEMORISED = {"teacher": "memorising", "bandwidth": 0.1, "population": "random", "points_seed": lambda c: c["seed"] % 2}
 
 
 def _sweep(dims: tuple[int, ...], seeds: int, points: tuple[int, ...], **fields) -> Sweep:
@@ -24,16 +25,16 @@ def _sweep(dims: tuple[int, ...], seeds: int, points: tuple[int, ...], **fields)
 
 PRESETS = {
     "smoke": _sweep((2,), 2, (8,), width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
-    "quick": _sweep((2, 8), 6, (8, 32, 128)),
-    "full": _sweep((2, 4, 8, 16, 32), 16, (8, 32, 128, 512), width=128),
+    "quick": _sweep((2, 8), 6, (8, 16)),
+    "full": _sweep((2, 4, 8, 16, 32), 16, (8, 16, 32), width=128),
 }
 
 QUESTIONS = tuple(
     Question(
         f"points-{n}-{dim}",
         "Is copying no stronger where the teacher has memorised its data?",
-        f"At d = {dim} students of a teacher that has memorised {n} points are no closer to its pairs than students of "
-        "the population's teacher.",
+        f"At d = {dim} students of a teacher that has memorised {n} points are not closer to its pairs than students "
+        "of the population's teacher, by more than .1.",
         PAPER,
         (f"{n} points", POPULATION),
         difference(
@@ -45,7 +46,7 @@ QUESTIONS = tuple(
         Rule(high=0.1),
         "before",
     )
-    for n in (8, 32, 128)
+    for n in (8, 16)
     for dim in (2, 8)
 )
 

@@ -1,7 +1,7 @@
 """Two modes in the plane: what the real score alone, real and fake score, and regression on pairs find (DMD, Fig. 3).
 
 Students start at networks of eight other laws of two modes, four at each, whose one step from noise 80 is a small
-cloud at that law's mean. A mode is found where its share of samples is at least half of what it should be.
+cloud at that law's mean. What is counted is how many have at least half of each mode's mass and variance.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from sandbox.lab.table import IDENTITY
 NEEDS = "freedom"
 CAPTION = (
     "Geometric freedom changed while the dimension stays: network students of a mixture of eight modes (2000 updates, "
-    "Adam, learning rate 2e-3, batch 128; teacher networks of 3000 updates and of the student's own shape; real score "
-    "and reference: the analytic ones). A student without a linear path is first fitted to the start it would have "
-    "with it; a bottleneck is the rank of the first matrix, beside EDM's fixed linear path. Displacement: 0 copy, 1 "
-    "independent. Effective rank: of the student's Jacobian over the teacher's. Linear share: the part of the start's "
-    "variance that is linear in the noise. One mark per student, six seeds each in the quick preset, hollow where it "
-    "failed the law gate; bar: mean and 95 % bootstrap interval over those that pass; grey: 95 % range of the "
-    "shuffled-pair null."
+    "Adam, learning rate 2e-3, batch 128; teacher networks of 3000 updates, which like the fake scores have the "
+    "student's own shape; real score and reference: the analytic ones). A student without a linear path is first "
+    "fitted (1000 updates) to the start it would have with it; a bottleneck is the rank of the first matrix, beside "
+    "EDM's fixed linear path. Displacement: 0 copy, 1 independent. Effective rank: of the student's Jacobian over the "
+    "teacher's. Linear share: the part of the start's variance that is linear in the noise. One mark per student, six "
+    "seeds each in the quick preset, hollow where it failed the law gate; bar: mean and 95 % bootstrap interval over "
+    "those that pass; grey: 95 % range of the shuffled-pair null."
 )
 COLUMNS = (
     *IDENTITY,

@@ -16,7 +16,19 @@ from sandbox.lab.style import style, write_figure
 from sandbox.lab.sweep import Sweep
 from sandbox.lab.validate import Claim
 
-FIGURES = ("onset", "freedom", "pairing", "phase", "fate", "networks", "growth", "matched", "recipes", "adversarial")
+FIGURES = (
+    "onset",
+    "freedom",
+    "pairing",
+    "phase",
+    "fate",
+    "networks",
+    "growth",
+    "matched",
+    "recipes",
+    "adversarial",
+    "toy_modes",
+)
 EXPERIMENTS = (
     "dimension",
     "phase",

@@ -131,7 +131,8 @@ class AdversarialFake(NetworkFake):
         student      the distribution matching loss + student_weight E softplus(-l_fake)
         R1           (r1 / 2) E |grad l_real|^2        (Mescheder et al. 2018)
 
-    network and head learning together. DMD2's weights are 1e-2 and 3e-3, without R1.
+    network and head learning together. DMD2's weights are 1e-2 and 3e-3, without R1; its head is on the features in
+    the middle of a U-Net.
 
     Args:
         networks: of `with_heads`. teachers: the real law, one for all or one each (E, ...), of the networks' precision

@@ -17,7 +17,7 @@ from sandbox.teacher.schedule import karras_grid
 
 def few_step_levels(k: int, sigma_init: float = 80.0) -> tuple[float, ...]:
     """The noise levels of k steps, descending from sigma_init: evenly spaced in the time of Karras' grid, without its
-    lower end, as DMD2 takes the times 1, 3/4, 2/4, 1/4 of its schedule for four steps (Yin et al. 2024, section 4.5).
+    lower end, as DMD2 takes the times 1, 3/4, 2/4, 1/4 of its schedule for four steps (Yin et al. 2024, section 4.4).
 
     80 and 2.5 for two steps from 80; 80, 17.5, 2.5 and 0.17 for four.
 

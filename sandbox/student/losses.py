@@ -53,7 +53,7 @@ def dmd_surrogate(x: Tensor, direction: Tensor, reduction: str = "sum") -> Tenso
 def sid_loss(
     x: Tensor, real: Tensor, fake: Tensor, alpha: float = 1.2, normaliser: str = "per-sample", reduction: str = "sum"
 ) -> Tensor:
-    """The loss of score identity distillation (Zhou et al. 2024, arXiv 2404.04057, eq. 23), (*E,):
+    """The loss of score identity distillation (Zhou et al. 2024, arXiv 2404.04057), (*E,):
 
         E w <D_real - D_fake, (1 - alpha) (D_real - D_fake) + D_fake - x>
 

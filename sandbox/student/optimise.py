@@ -80,7 +80,7 @@ class Adam:
     """Adam with bias correction (Kingma & Ba 2015, Algorithm 1); lr a float or one per student (E,).
 
     weight_decay: lambda of theta <- (1 - lr lambda) theta before each step, decoupled from the gradient (AdamW,
-    Loshchilov & Hutter 2019, Algorithm 2)."""
+    Loshchilov & Hutter 2019; lambda times the rate, as in torch)."""
 
     lr: float | Tensor
     beta1: float = 0.9
