@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from experiments.recipes import NETWORK
 from sandbox.lab.claims import PAPER, RIVAL, Question, Rule
-from sandbox.lab.effects import Group, difference
+from sandbox.lab.effects import Group, Read, difference
 from sandbox.lab.sweep import Sweep
 
 BASE = "width 64, depth 2"
@@ -41,32 +41,31 @@ PRESETS = {
     "full": _sweep((8, 32), 16),
 }
 
+
+def _between(tight: str, free: str) -> Read:
+    """Displacement of the freer students less that of the others."""
+    return difference(
+        "displacement", Group(free, (free,), (8, 8)), Group(tight, (tight,), (8, 8)), "displacement, freer less tighter"
+    )
+
+
+LESS = "At one dimension, does less freedom mean more copying?"
+
 QUESTIONS = (
-    *tuple(
+    *(
         Question(
             name,
-            "At one dimension, does less freedom mean more copying?",
+            LESS,
             f"Students {less} end closer to the teacher's pairs than students {more}, at d = 8.",
             PAPER,
             (tight, free),
-            difference(
-                "displacement",
-                Group(free, (free,), (8, 8)),
-                Group(tight, (tight,), (8, 8)),
-                "displacement, freer less tighter",
-            ),
+            _between(tight, free),
             Rule(low=0.05),
             "before",
         )
         for name, tight, less, free, more in (
-            (
-                "width",
-                "width 16",
-                "of width 16 (with teacher networks and fake scores of it)",
-                "width 128",
-                "of width 128",
-            ),
-            ("depth", "depth 1", "of one block (with teacher networks and fake scores of it)", "depth 4", "of four"),
+            ("width", "width 16", "of width 16, like their teacher networks and fake scores,", "width 128", "of 128"),
+            ("depth", "depth 1", "of one block, like their teacher networks and fake scores,", "depth 4", "of four"),
             ("trained-path", BASE, "with a fixed linear path", "trained linear path", "with a trained one"),
         )
     ),
@@ -76,12 +75,7 @@ QUESTIONS = (
         "Students without EDM's fixed linear path, started alike, end as close to the teacher's pairs as with it.",
         RIVAL,
         ("no linear path", BASE),
-        difference(
-            "displacement",
-            Group("no linear path", ("no linear path",), (8, 8)),
-            Group(BASE, (BASE,), (8, 8)),
-            "displacement, without less with",
-        ),
+        _between(BASE, "no linear path"),
         Rule(low=-0.05, high=0.05),
         "before",
     ),
