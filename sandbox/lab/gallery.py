@@ -28,6 +28,7 @@ FIGURES = (
     "recipes",
     "adversarial",
     "toy_modes",
+    "critic",
 )
 EXPERIMENTS = (
     "dimension",

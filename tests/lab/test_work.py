@@ -234,6 +234,7 @@ POINT = {
     "energy_distance",
     "kl",
     "fake_error",
+    "fake_curl",
     "agreement",
 }
 
