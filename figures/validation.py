@@ -22,8 +22,8 @@ CAPTION = (
 )
 
 # Okabe & Ito (2008); markers differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vP*X"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7A4B00")
+MARKERS = "osD^vP*Xh"
 
 DIAGONAL = (
     "flat spectra",
@@ -34,6 +34,7 @@ DIAGONAL = (
     "power law k^-1.5, by mode",
     "learned fake score, at the optimum",
     "Adam, at the optimum (scaling)",
+    "Adam from the start, over the batch",
 )
 
 

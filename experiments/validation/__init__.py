@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from experiments.validation import controls, flat_spectra, optimum, power_laws, regimes
+from experiments.validation import adam_batch, controls, flat_spectra, optimum, power_laws, regimes
+from experiments.validation.adam_batch import Sweep
 from sandbox.lab.validate import Claim
 
 
-def claims(grid: int, seeds: int, paths: int, line: int, dims: Sequence[int]) -> list[Claim]:
+def claims(grid: int, seeds: int, paths: int, line: int, dims: Sequence[int], sweep: Sweep) -> list[Claim]:
     return [
         flat_spectra.closed_forms(),
         flat_spectra.copying_numbers(grid, seeds),
@@ -35,12 +36,16 @@ def claims(grid: int, seeds: int, paths: int, line: int, dims: Sequence[int]) ->
         optimum.learned(seeds),
         optimum.frozen(4),
         optimum.adams(seeds),
+        adam_batch.over_the_batch(seeds, max(2, paths // 2), sweep),
+        adam_batch.signs(seeds, sweep),
         regimes.regimes(seeds, dims),
     ]
 
 
 PRESETS: dict[str, Callable[[], list[Claim]]] = {
-    "smoke": partial(claims, 2, 2, 2, 8, (4, 8)),
-    "quick": partial(claims, 40, 10, 8, 250, (4, 8, 16, 32, 64)),
-    "full": partial(claims, 120, 64, 64, 4000, (4, 8, 16, 32, 64, 128)),
+    "smoke": partial(claims, 2, 2, 2, 8, (4, 8), Sweep(0.004, 0.004, (8, 32))),
+    "quick": partial(claims, 40, 10, 8, 250, (4, 8, 16, 32, 64), Sweep(0.001, 0.0005, (8, 32, 128, 512))),
+    "full": partial(
+        claims, 120, 64, 64, 4000, (4, 8, 16, 32, 64, 128), Sweep(0.0005, 0.0001, (2, 8, 32, 128, 512, 1024))
+    ),
 }

@@ -120,7 +120,7 @@ def gradient_moments(problem: Flat, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return f, N, K
 
 
-def _fluctuation(f: Tensor, N: Tensor, K: Tensor, generator: torch.Generator) -> Tensor:
+def fluctuation(f: Tensor, N: Tensor, K: Tensor, generator: torch.Generator) -> Tensor:
     """A draw of dT / sqrt(dt) from the moments, (*E, d, d)."""
     G = torch.randn(N.shape, dtype=N.dtype, generator=generator)
     common = torch.randn(f.shape[:-1], dtype=f.dtype, generator=generator)[..., None]
@@ -168,7 +168,7 @@ def evolve(
         growth = (f.mean() / s.mean()).item()
         turning = lr / batch * problem.dim * (N.mean() / s.square().mean()).item()
         dt = min(max(lr, step / max(growth, relaxation, turning)), time - now)
-        move = torch.diag_embed(f) * dt + (dt * lr / batch) ** 0.5 * _fluctuation(f, N, K, generator)
+        move = torch.diag_embed(f) * dt + (dt * lr / batch) ** 0.5 * fluctuation(f, N, K, generator)
         A = A + U @ move @ Vh
         now += dt
     return A
