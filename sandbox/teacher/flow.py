@@ -2,12 +2,14 @@ r"""The probability-flow ODE: the teacher's noise-data map, its inverse, its Jac
 
     dx/dsigma = (x - D(x; sigma)) / sigma = -sigma s(x; sigma)            (Karras et al. 2022, eq. 1)
 
-is integrated in u with sigma = c sinh u, where c is the smallest standard deviation of the teacher. For sigma >> c
-that is log sigma, the variable in which the flow is uniform over scales; near zero it is linear, so that the
-integration reaches sigma = 0 exactly and the right-hand side stays smooth there. (For a Gaussian of variance c^2 the
-solution is cosh u.) Steps are those of the eighth-order rule of Dormand and Prince (Hairer, Norsett & Wanner 1993,
-II.5; coefficients from scipy), at a fixed step so that the map is a smooth function of its input; the number of steps
-is doubled until two successive results agree at every point.
+Points of a single teacher are carried in the coordinates of `straight_flow`, each in steps of its own, at two
+tolerances whose results must agree; the tolerance is tightened where they do not.
+
+Packs, and whatever a derivative is taken of, go in equal steps, so that the map is a smooth function of its input: in u
+with sigma = c sinh u, where c is the smallest standard deviation of the teacher. For sigma >> c that is log sigma, the
+variable in which the flow is uniform over scales; near zero it is linear, so that the integration reaches sigma = 0
+exactly and the right-hand side stays smooth there. (For a Gaussian of variance c^2 the solution is cosh u.) The number
+of steps is doubled until two successive results agree at every point.
 """
 
 from __future__ import annotations
@@ -16,32 +18,26 @@ import math
 from collections.abc import Callable
 
 import torch
-from scipy.integrate import DOP853
 from torch import Tensor
 
 from sandbox.teacher.mixture import GaussianMixture
+from sandbox.teacher.stepping import advance, integrate
+from sandbox.teacher.straight_flow import Way, divergence, point_velocity, spread, tangent_velocity, volume_velocity
 
 FIRST_STEPS = 8
 MOST_STEPS = 4096
+# Tolerances of a step: the loosest and the tightest, of the law's size; and how much tighter every next result is.
+LOOSEST, TIGHTEST, TIGHTER = 1e-4, 1e-16, 100.0
+# By how much the errors of steps may grow to the end, beyond what a Gaussian would make of them.
+GROWTH = 10.0
+# Numbers of the states that are carried together, a dozen times in memory.
+STATE_ELEMENTS = 2**20
 # The scale at which the flow of an object that does not state one turns from log sigma to sigma.
 DEFAULT_SCALE = 0.1
 
 
 class FlowError(RuntimeError):
-    """The step-halving error estimate stayed above the tolerance."""
-
-
-def integrate(velocity: Callable[[Tensor, float], Tensor], y: Tensor, start: float, end: float, steps: int) -> Tensor:
-    """Integrates dy/du = velocity(y, u) from start to end in equal eighth-order steps."""
-    h = (end - start) / steps
-    for i in range(steps):
-        u = start + i * h
-        stages: list[Tensor] = []
-        for c, row in zip(DOP853.C, DOP853.A, strict=True):
-            move = sum(a * k for a, k in zip(row.tolist(), stages, strict=False) if a != 0.0)
-            stages.append(velocity(y + h * move if stages else y, u + float(c) * h))
-        y = y + h * sum(b * k for b, k in zip(DOP853.B.tolist(), stages, strict=True) if b != 0.0)
-    return y
+    """The error estimate stayed above the tolerance."""
 
 
 def _scale(teacher) -> float:
@@ -81,24 +77,104 @@ def _volume_velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]
         sigma = scale * math.sinh(u)
         rate = -sigma * scale * math.cosh(u)
         x, level = y[..., :-1, 0], abs(sigma)
-        return rate * torch.cat([teacher.score(x, level), _divergence(teacher, x, level)[..., None]], -1)[..., None]
+        return rate * torch.cat([teacher.score(x, level), divergence(teacher, x, level)[..., None]], -1)[..., None]
 
     return velocity
 
 
-def _divergence(teacher, x: Tensor, level: float) -> Tensor:
-    """div s, (*E, n)."""
-    if hasattr(teacher, "score_divergence"):
-        return teacher.score_divergence(x, level)
-    return torch.diagonal(teacher.score_jacobian(x, level), dim1=-2, dim2=-1).sum(-1)
+def _takes_levels(teacher, x: Tensor) -> bool:
+    """Whether a user's score reads a noise level for each point, (n,), as it should, and not only a float: d + 1 copies
+    of a point, whose number cannot be taken for the dimension, must have the score of one."""
+    if isinstance(teacher, GaussianMixture):
+        return True
+    copies, one = x[:1].expand(x.shape[-1] + 1, -1), x.new_ones(x.shape[-1] + 1)
+    want = teacher.score(copies, 1.0)
+    try:
+        got = teacher.score(copies, one)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return got.shape == want.shape and torch.allclose(got, want, equal_nan=True)
+
+
+def _is_differentiated(teacher, x: Tensor) -> bool:
+    """Whether a derivative of the flow is being taken, by the points or by the teacher's parameters."""
+    if not isinstance(teacher, GaussianMixture):
+        return _is_followed(x) or _is_followed(teacher.score(x[:1], 1.0))
+    return any(map(_is_followed, (x, teacher.means, teacher.weights, teacher.covariance.smallest())))
+
+
+def _is_followed(y: Tensor) -> bool:
+    return y.requires_grad or torch.autograd.forward_ad.unpack_dual(y).tangent is not None
 
 
 def _flow(
-    teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float, right_hand_side=_velocity
+    teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float, velocities=(_velocity, point_velocity)
 ) -> tuple[Tensor, Tensor]:
-    """Carries states (n, d, 1 + m) between two noise levels; returns them with the error estimate of each point,
-    (n,)."""
+    """Carries states (*E, n, d, 1 + m) between two noise levels; returns them with the error estimate of each point,
+    (*E, n)."""
     scale = _scale(teacher)
+    x = y[..., :-1, 0] if velocities[0] is _volume_velocity else y[..., 0]
+    # A pack's members and a derivative need the same steps everywhere.
+    if y.ndim > 3 or not len(y) or _is_differentiated(teacher, x) or not _takes_levels(teacher, x):
+        result, error, steps = _in_equal_steps(teacher, y, sigma_from, sigma_to, tolerance, velocities[0], scale)
+    else:
+        way = Way(scale**2, spread(teacher), sigma_from, sigma_to)
+        size = max(1, STATE_ELEMENTS // y[0].numel())
+        parts = [_in_own_steps(teacher, part, way, tolerance, velocities[1]) for part in y.split(size)]
+        # Outside of inference mode these are tensors like any other.
+        result = torch.cat([found for found, _, _ in parts])
+        error = torch.cat([estimate for _, estimate, _ in parts])
+        steps = max(tried for _, _, tried in parts)
+    rough = ~(error <= tolerance)
+    if rough.any():
+        count, of = rough.flatten(0, -2).any(0).sum() if y.ndim > 3 else rough.sum(), y.shape[-3]
+        raise FlowError(
+            f"the flow has an estimated error above tolerance = {tolerance:g} at {count} of {of} "
+            f"points after {steps} steps (worst: {error.max().item():.3g})"
+        )
+    return result, error
+
+
+@torch.inference_mode()
+def _in_own_steps(teacher, y: Tensor, way: Way, tolerance: float, right_hand_side) -> tuple[Tensor, Tensor, int]:
+    """Every point in steps of its own, at two tolerances; at a tighter one yet where the results differ by too much.
+
+    The tighter of the last two is returned. The estimate is their difference, the error of the looser one. Since two
+    results may agree by chance, it is at least the sum of the errors of the tighter one's steps, times a factor for
+    what they grow by on the way. In one dimension, where the map is known, the error exceeded it at 2 of 2400 points,
+    by less than 16 %."""
+    state = (way.start * y).permute(1, 2, 0).contiguous()
+    velocity = right_hand_side(teacher, way.variance, state[:, 0].norm(dim=0).max().item())
+
+    def carried(points: Tensor, local: Tensor) -> tuple[Tensor, Tensor, int]:
+        # A step that both results took would be an error that their difference does not see.
+        first = way.first * (local / loose[0]) ** (1 / 8)
+        found, made, tried = advance(velocity, points, way.start, way.end, local, first, MOST_STEPS, way.weight)
+        return found / way.end, made, int(tried.max())
+
+    size, n = way.spread**0.5, len(y)
+    loose = torch.full((n,), min(tolerance, LOOSEST * size), dtype=y.dtype, device=y.device)
+    local = loose / TIGHTER
+    found, made, steps = carried(state.repeat(1, 1, 2), torch.cat([loose, local]))
+    coarse, fine, made, open_ = found[..., :n], found[..., n:], made[n:], torch.arange(n, device=y.device)
+    result, error = torch.empty_like(state), torch.empty_like(local)
+    while True:
+        estimate = (fine - coarse).square().sum(0).amax(0).sqrt().maximum(GROWTH * made)
+        estimate = torch.where(estimate.isnan(), math.inf, estimate)  # points that were given up
+        result[..., open_], error[open_] = fine, estimate
+        local = local / TIGHTER
+        rough = ~(estimate <= tolerance) & (local >= TIGHTEST * size)
+        open_, coarse, local = open_[rough], fine[..., rough], local[rough]
+        if not len(open_):
+            return result.permute(2, 0, 1), error, steps
+        fine, made, tried = carried(state[..., open_], local)
+        steps = max(steps, tried)
+
+
+def _in_equal_steps(
+    teacher, y: Tensor, sigma_from: float, sigma_to: float, tolerance: float, right_hand_side, scale: float
+) -> tuple[Tensor, Tensor, int]:
+    """All points in equal steps of u, doubled until two results agree at every point."""
     velocity = right_hand_side(teacher, scale)
     start, end = math.asinh(sigma_from / scale), math.asinh(sigma_to / scale)
     packed = y.ndim > 3  # a pack is refined as one; points of a single teacher are refined one by one
@@ -117,12 +193,7 @@ def _flow(
         open_, coarse = open_[rough], fine[rough]
         if packed and len(open_):  # each teacher belongs to its place in the pack, so none can be left out
             open_, coarse = torch.arange(len(y), device=y.device), fine
-    if len(open_):
-        raise FlowError(
-            f"the flow has an estimated error above tolerance = {tolerance:g} at {len(open_)} of {len(y)} "
-            f"points after {steps} steps (worst: {error.max().item():.3g})"
-        )
-    return result, error
+    return result, error, steps
 
 
 def _check(teacher, points: Tensor, name: str, sigma_max: float, tolerance: float) -> Tensor:
@@ -204,7 +275,7 @@ def teacher_jacobian(teacher, z: Tensor, sigma_max: float = 80.0, tolerance: flo
         J = J.expand(*z.shape, z.shape[-1])
         return (J, torch.zeros(z.shape[:-1], dtype=z.dtype)) if return_error else J
     start = torch.cat([(sigma_max * z)[..., None], sigma_max * eye], -1)
-    y, error = _flow(teacher, start, sigma_max, 0.0, tolerance)
+    y, error = _flow(teacher, start, sigma_max, 0.0, tolerance, (_velocity, tangent_velocity))
     return (y[..., 1:], error) if return_error else y[..., 1:]
 
 
@@ -226,7 +297,7 @@ def teacher_log_prob(teacher, x: Tensor, sigma_max: float = 80.0, tolerance: flo
         error = torch.zeros(x.shape[:-1], dtype=x.dtype)
     else:
         start = torch.cat([x, x.new_zeros(*x.shape[:-1], 1)], -1)[..., None]
-        y, error = _flow(teacher, start, 0.0, sigma_max, tolerance, _volume_velocity)
+        y, error = _flow(teacher, start, 0.0, sigma_max, tolerance, (_volume_velocity, volume_velocity))
         z, volume = y[..., :-1, 0] / sigma_max, y[..., -1, 0] - dim * math.log(sigma_max)
     density = volume - 0.5 * (z.square().sum(-1) + dim * math.log(2 * math.pi))
     return (density, error) if return_error else density
