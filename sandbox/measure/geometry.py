@@ -70,7 +70,7 @@ def geometry(
     x, few = mapped(z), z[:JACOBIAN_POINTS]
     record: dict[str, float] = {}
     record |= _jacobians(jacobian(student, few.to(kind)), teacher_jacobian(teacher, few, sigma_max))
-    if teacher.components > 1:
+    if teacher.modes > 1:
         reference = teacher_map(teacher, z, sigma_max)
         parts = mode_parts(x, reference, mode_labels(teacher, x), mode_labels(teacher, reference), rng)
         record |= _named("displacement_between", parts.between_own) | _named("displacement_within", parts.within_own)

@@ -76,8 +76,8 @@ def calibrate(teacher: GaussianMixture, n: int, seed: int = 0, repeats: int = RE
 
 
 def mode_labels(teacher: GaussianMixture, x: Tensor) -> Tensor:
-    """The most responsible component of each point, (n,) int64."""
-    return teacher.responsibilities(x).argmax(-1)
+    """The most responsible mode of each point, (n,) int64."""
+    return teacher.mode_responsibilities(x).argmax(-1)
 
 
 def law_match(teacher: GaussianMixture, student_x: Tensor, calibration: Calibration) -> dict[str, float | bool]:
@@ -94,10 +94,10 @@ def law_match(teacher: GaussianMixture, student_x: Tensor, calibration: Calibrat
     real = calibration.samples
     distance = sliced_w2(student_x, real)
     student_labels, real_labels = mode_labels(teacher, student_x.double()), mode_labels(teacher, real)
-    mass, variance = [], []
-    for k in range(teacher.components):
+    mass, variance, weights = [], [], teacher.mode_weights
+    for k in range(teacher.modes):
         ours, theirs = student_x[student_labels == k].double(), real[real_labels == k]
-        mass.append(len(ours) / len(student_x) / teacher.weights[k].item())
+        mass.append(len(ours) / len(student_x) / weights[k].item())
         if len(ours) > 1 and len(theirs) > 1:
             variance.append((ours.var(0).sum() / theirs.var(0).sum()).item())
         else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sandbox.measure.gauge import gauge_displacement
 from sandbox.measure.jacobian import effective_rank, jacobian_spectrum, participation_ratio, stable_rank
 from sandbox.measure.law import Calibration, calibrate, law_match, mode_labels
+from sandbox.measure.memorisation import memorisation
 from sandbox.measure.pairing import named, pairing, split_displacement
 from sandbox.teacher.flow import teacher_jacobian, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
@@ -69,7 +70,7 @@ def measurements(
         teacher_spectrum = torch.linalg.svdvals(teacher_jacobian(teacher, few, sigma_max))
     if calibration is None:
         calibration = calibrate(teacher, len(z), seed)
-    labels = (mode_labels(teacher, x), mode_labels(teacher, reference)) if teacher.components > 1 else (None, None)
+    labels = (mode_labels(teacher, x), mode_labels(teacher, reference)) if teacher.modes > 1 else (None, None)
     record: dict[str, float | bool] = dict(pairing(x, reference, labels[0], labels[1], seed))
     parts = split_displacement(x, reference, teacher.cov, np.random.default_rng(seed))
     for name, part in zip(("displacement_leading", "displacement_rest"), parts, strict=True):
@@ -86,6 +87,7 @@ def measurements(
             f"{owner}_participation_ratio": participation_ratio(s).mean().item(),
         }
     record |= law_match(teacher, x, calibration)
+    record |= memorisation(teacher, x, reference, seed)
     for measure in extra:
         more = dict(measure(student, teacher, z))
         taken = record.keys() & more.keys()

@@ -23,7 +23,10 @@ def memorising(
     points_seed: int = 0,
     **options,
 ) -> GaussianMixture:
-    """n equal modes of variance bandwidth^2 at n points drawn from a population, as a teacher that has learned them.
+    """n equal components of variance bandwidth^2 at n points drawn from a population: a teacher that has learned them.
+
+    Its modes are the population's, as far as they have points: of each mode, the points of which the population's is
+    the most responsible. So at any n the modes, and whatever is said of them, are those of the twin.
 
     With the same options the family named by `population` is its twin, that has learned the population itself. Holds
     what the population holds. The first n points of a larger n are the same points; in a population whose first
@@ -61,7 +64,11 @@ def memorising(
         law = family(population, dim, **options)
     blocks = [_block(law, points_seed * BLOCKS + i) for i in range(-(-points // BLOCK))]
     weights = torch.full((points,), 1 / points, dtype=torch.float64)
-    return GaussianMixture(weights, torch.cat(blocks)[:points], Isotropic(bandwidth**2))
+    means = torch.cat(blocks)[:points]
+    # By where a point lies, and not by the component that it was drawn from: where modes overlap, nothing in the law of
+    # the points tells these apart. Numbered without gaps, so that no mode is empty.
+    mode_of = law.to(torch.float64).mode_responsibilities(means).argmax(-1).unique(return_inverse=True)[1]
+    return GaussianMixture(weights, means, Isotropic(bandwidth**2), mode_of)
 
 
 def _block(law: GaussianMixture, seed: int) -> Tensor:

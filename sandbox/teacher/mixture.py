@@ -40,15 +40,18 @@ class GaussianMixture:
         weights: (*E, K), >= 0, summing to 1.
         means: (*E, K, d).
         covariance: one of Isotropic, Diagonal, LowRank, Full with K components (an Isotropic scalar is shared).
+        mode_of: (*E, K) integers >= 0, the mode that each component is part of, where modes are made of several; by
+            default every component is a mode. No closed form depends on it.
     Raises:
-        ValueError: weights that are negative or do not sum to 1, shapes that do not agree, non-finite means.
+        ValueError: weights that are negative or do not sum to 1, shapes that do not agree, non-finite means, modes that
+            are no integers >= 0.
 
     >>> law = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], Isotropic(0.25))
     >>> law.score(torch.zeros(1, 1, dtype=torch.float64)).item()
     0.0
     """
 
-    def __init__(self, weights, means, covariance: Covariance):
+    def __init__(self, weights, means, covariance: Covariance, mode_of=None):
         means = torch.as_tensor(means) if hasattr(means, "dtype") else torch.as_tensor(means, dtype=torch.float64)
         means = means if means.is_floating_point() else means.to(torch.float64)
         weights = torch.as_tensor(weights, dtype=torch.float64, device=means.device)
@@ -75,7 +78,14 @@ class GaussianMixture:
         widths |= {covariance.directions.shape[-2]} if hasattr(covariance, "directions") else set()
         if widths - {means.shape[-1]}:
             raise ValueError(f"covariance must have dimension {means.shape[-1]} to match means, got {widths.pop()}")
-        self.weights, self.means = weights, means
+        if mode_of is not None:
+            mode_of = torch.as_tensor(mode_of, device=means.device)
+            if mode_of.shape != weights.shape or mode_of.is_floating_point() or mode_of.min() < 0:
+                raise ValueError(
+                    f"mode_of must be integers >= 0 of shape {tuple(weights.shape)}, got {mode_of.dtype} of shape "
+                    f"{tuple(mode_of.shape)}"
+                )
+        self.weights, self.means, self.mode_of = weights, means, mode_of
         self.covariance = covariance.map(lambda t: t.to(means))
         # Responsibilities are softmaxes of numbers as large as |x - mu|^2 / sigma^2, which float32 cannot resolve.
         self._means64 = means.double()
@@ -102,7 +112,10 @@ class GaussianMixture:
         """The same law with its tensors in another dtype or on another device, as in `torch.Tensor.to`."""
         move = torch.zeros((), dtype=self.means.dtype, device=self.means.device).to(*target)
         return GaussianMixture(
-            self.weights.to(move.device), self._means64.to(move), self._covariance64.map(lambda t: t.to(move.device))
+            self.weights.to(move.device),
+            self._means64.to(move),
+            self._covariance64.map(lambda t: t.to(move.device)),
+            self.mode_of,
         )
 
     @classmethod
@@ -112,11 +125,35 @@ class GaussianMixture:
         if len(shapes) != 1:
             raise ValueError(f"mixtures in a pack must have one shape, got {sorted(shapes)}")
         covariances = [m._covariance64 for m in mixtures]
+        grouped = any(m.mode_of is not None for m in mixtures)
         return cls(
             torch.stack([m.weights for m in mixtures]),
             torch.stack([m.means for m in mixtures]),
             type(covariances[0]).stack(covariances),
+            torch.stack([m._modes() for m in mixtures]) if grouped else None,
         )
+
+    @property
+    def modes(self) -> int:
+        """The number of modes, of a pack the largest."""
+        return self.components if self.mode_of is None else int(self.mode_of.max()) + 1
+
+    @property
+    def mode_weights(self) -> Tensor:
+        """The weights of the modes, (*E, M)."""
+        return self.weights if self.mode_of is None else self._by_mode(self.weights, self.mode_of)
+
+    def mode_responsibilities(self, x: Tensor, sigma=0.0) -> Tensor:
+        """P(mode m | x_sigma = x), (*E, n, M)."""
+        r = self.responsibilities(x, sigma)
+        return r if self.mode_of is None else self._by_mode(r, self.mode_of[..., None, :].expand_as(r))
+
+    def _by_mode(self, shares: Tensor, mode_of: Tensor) -> Tensor:
+        return shares.new_zeros(*shares.shape[:-1], self.modes).scatter_add(-1, mode_of, shares)
+
+    def _modes(self) -> Tensor:
+        each = torch.arange(self.components, device=self.means.device).expand(self.weights.shape)
+        return each if self.mode_of is None else self.mode_of
 
     @property
     def mean(self) -> Tensor:

@@ -36,7 +36,10 @@ class Products:
             variances = covariance.variances
         else:
             raise TypeError(f"covariance must be Isotropic or Diagonal, got {type(covariance).__name__}")
-        self.variances = variances.double()  # (*E, K, 1 or d)
+        # (*E, K or 1, 1 or d): components of one variance need each level once, not K times.
+        self.variances = variances.double()
+        if variances.shape[-1] == 1 and (variances == variances[..., :1, :]).all():
+            self.variances = self.variances[..., :1, :]
         self.dim = means.shape[-1]
         means = means.double()
         centre = means.mean(-2, keepdim=True)
@@ -98,5 +101,6 @@ class Products:
         if of_means.shape[-2] > 1:
             a, b = ((shares * c.squeeze(-1)).mT for c in (of_means, of_points))  # (*E, n, K)
             return (a @ self.means).addcmul_(x, b.sum(-1, keepdim=True))
-        a, b = of_means.squeeze(-2) * self.means, of_points.squeeze(-2)
+        a = of_means.squeeze(-2) * self.means
+        b = of_points.squeeze(-2).expand(*a.shape[:-1], -1)
         return (shares.mT @ a).addcmul_(x, shares.mT @ b)

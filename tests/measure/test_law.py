@@ -10,7 +10,7 @@ from scipy.stats import energy_distance as energy_distance_of_scipy
 
 from sandbox.measure.law import calibrate, energy_distance, law_match, mode_labels, sliced_w2
 from sandbox.teacher.covariance import Isotropic
-from sandbox.teacher.families import gaussian, ring
+from sandbox.teacher.families import gaussian, memorising, random, ring
 from sandbox.teacher.mixture import GaussianMixture
 
 N = 1024
@@ -101,6 +101,45 @@ def test_labels_are_the_nearest_mode_of_equal_modes():
     teacher = ring(3, modes=5)
     x = teacher.sample(200, seeded(0))
     assert torch.equal(mode_labels(teacher, x), torch.cdist(x, teacher.means.to(x)).argmin(-1))
+
+
+@pytest.mark.parametrize("points_seed", [0, 1])
+@pytest.mark.parametrize("points", [8, 32, 128, 512])
+@pytest.mark.parametrize(("dim", "least"), [(2, 28), (8, 28)])
+def test_real_samples_of_memorised_points_pass_whatever_their_number(dim, points, points_seed, least):
+    """By components no sample could: of 512 components, 1024 samples leave some without any."""
+    teacher = memorising(dim, points=points, points_seed=points_seed)
+    calibration = calibrate(teacher, N, seed=1)
+    draws = [teacher.sample(N, seeded(100 + i)) for i in range(30)]
+    assert sum(law_match(teacher, x, calibration)["law_passes"] for x in draws) >= least
+    if points == 512:
+        each = GaussianMixture(teacher.weights, teacher.means, teacher.covariance)
+        assert not any(law_match(each, x, calibration)["law_passes"] for x in draws[:5])
+
+
+@pytest.mark.parametrize("dim", [2, 8])
+@pytest.mark.parametrize("points", [32, 512])
+def test_a_mode_of_memorised_points_that_is_missing_or_too_wide_fails(dim, points):
+    teacher = memorising(dim, points=points)
+    calibration = calibrate(teacher, N, seed=1)
+    kept = teacher.mode_of != 3
+    missing = GaussianMixture(teacher.weights[kept] / teacher.weights[kept].sum(), teacher.means[kept], Isotropic(0.01))
+    centres = torch.stack([teacher.means[teacher.mode_of == m].mean(0) for m in range(teacher.modes)])
+    wide = centres[teacher.mode_of] + 2.0 * (teacher.means - centres[teacher.mode_of])
+    wide = GaussianMixture(teacher.weights, wide, Isotropic(0.04))
+    for law, symptom in ((missing, "mass_ratio_low"), (wide, "variance_ratio_high")):
+        found = [law_match(teacher, law.sample(N, seeded(i)), calibration) for i in range(5)]
+        assert not any(record["law_passes"] for record in found)
+        assert all(not 0.5 <= record[symptom] <= 2 for record in found)
+
+
+def test_labels_of_memorised_points_tend_to_the_populations():
+    population, teacher = random(8), memorising(8, points=4096)
+    x = population.sample(N, seeded(0))
+    # The points' modes are numbered as the population's, all of which have some.
+    same = (mode_labels(teacher, x) == mode_labels(population, x)).double().mean().item()
+    assert teacher.modes == population.components
+    assert same > 0.99
 
 
 def normals(n, dim, seed):

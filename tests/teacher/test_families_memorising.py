@@ -108,6 +108,30 @@ def test_points_are_samples_of_exactly_that_population(name, points, level):
         assert abs(np.corrcoef(runs)[0, 1]) < 5 / math.sqrt(points)
 
 
+class TestModes:
+    @pytest.mark.parametrize("points", [8, 64, 1024])
+    @pytest.mark.parametrize("dim", [2, 16])
+    def test_are_the_populations_as_far_as_they_have_points(self, dim, points):
+        law, population = memorising(dim, points=points), family("random", dim)
+        label = population.responsibilities(law.means).argmax(-1)
+        present = label.unique()
+        assert torch.equal(present[law.mode_of], label)
+        assert law.modes == len(present)
+        want = label.bincount(minlength=8)[present] / points
+        torch.testing.assert_close(law.mode_weights, want.double(), rtol=1e-12, atol=0)
+
+    def test_of_a_single_gaussian_are_one(self):
+        law = memorising(2, points=16, population="gaussian")
+        assert (law.modes, law.mode_weights.tolist()) == (1, pytest.approx([1.0], rel=1e-14))
+
+    def test_of_memorised_points_of_a_memorised_law_are_the_first_ones(self):
+        """A population that is itself made of points has modes of its own."""
+        first = memorising(2, points=200, bandwidth=0.3)
+        law = memorising(2, points=300, population=first)
+        label = first.mode_responsibilities(law.means).argmax(-1)
+        assert torch.equal(label.unique()[law.mode_of], label)
+
+
 def test_a_mode_without_weight_has_no_points():
     population = GaussianMixture([0.0, 1.0, 0.0], [[-50.0], [0.0], [50.0]], Isotropic(1.0))
     assert memorising(1, points=2000, population=population).means.abs().max() < 10

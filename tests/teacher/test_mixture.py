@@ -515,6 +515,57 @@ class TestInvariances:
             torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
 
 
+class TestModes:
+    """Components that are parts of modes."""
+
+    def grouped(self, dim=3):
+        problem = mixture("full", dim)
+        return problem, GaussianMixture(problem.weights, problem.means, Full(problem.matrices), [1, 0, 1])
+
+    def test_by_default_every_component_is_one(self):
+        problem = mixture("full", 3)
+        x = problem.points(0.5)
+        assert problem.law.modes == 3
+        assert problem.law.mode_of is None
+        assert torch.equal(problem.law.mode_weights, problem.law.weights)
+        assert torch.equal(problem.law.mode_responsibilities(x, 0.5), problem.law.responsibilities(x, 0.5))
+
+    def test_have_the_sum_of_their_parts(self):
+        problem, law = self.grouped()
+        x, r = problem.points(0.5), problem.law.responsibilities(problem.points(0.5), 0.5)
+        want = torch.stack([r[:, 1], r[:, 0] + r[:, 2]], -1)
+        torch.testing.assert_close(law.mode_responsibilities(x, 0.5), want, rtol=1e-15, atol=1e-15)
+        w = problem.weights
+        torch.testing.assert_close(law.mode_weights, torch.stack([w[1], w[0] + w[2]]), rtol=1e-15, atol=0)
+        assert law.modes == 2
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_no_closed_form_sees_them(self, method):
+        problem, law = self.grouped()
+        x = problem.points(0.5)
+        assert torch.equal(METHODS[method](law, x, 0.5), METHODS[method](problem.law, x, 0.5))
+
+    def test_stay_in_another_precision_and_in_a_pack(self):
+        problem, law = self.grouped()
+        single = law.to(torch.float32)
+        assert single.mode_of.tolist() == [1, 0, 1]
+        pack = GaussianMixture.stack([law, problem.law])
+        assert pack.mode_of.tolist() == [[1, 0, 1], [0, 1, 2]]
+        assert pack.modes == 3
+        x = problem.points(0.5)
+        r = pack.mode_responsibilities(torch.stack([x, x]), 0.5)
+        torch.testing.assert_close(r[0, :, :2], law.mode_responsibilities(x, 0.5), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(r[1], problem.law.responsibilities(x, 0.5), rtol=1e-13, atol=1e-13)
+        assert pack.mode_weights[0, 2] == 0
+        assert GaussianMixture.stack([problem.law, problem.law]).mode_of is None
+
+    @pytest.mark.parametrize("mode_of", [[0, 1], [0.0, 1.0, 0.0], [0, -1, 0]])
+    def test_that_are_none_are_named(self, mode_of):
+        problem = mixture("full", 3)
+        with pytest.raises(ValueError, match=r"mode_of must be integers >= 0 of shape \(3,\)"):
+            GaussianMixture(problem.weights, problem.means, Full(problem.matrices), mode_of)
+
+
 class TestTheObject:
     def test_smallest_std(self):
         law = GaussianMixture([0.5, 0.5], torch.zeros(2, 2), Diagonal([[1.0, 0.25], [4.0, 0.09]]))
