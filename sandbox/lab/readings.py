@@ -23,6 +23,7 @@ from sandbox.measure.linear import linear_measurements
 from sandbox.measure.linearity import linear_share
 from sandbox.measure.pairing import mode_agreement, rescaled
 from sandbox.measure.record import JACOBIAN_POINTS, measurements
+from sandbox.measure.training_freedom import path_jacobian, training_freedom, used_freedom
 from sandbox.measure.trajectory import progress
 from sandbox.student.distill import Snapshot
 from sandbox.student.fake import NetworkFake
@@ -153,7 +154,7 @@ class Networks:
         self.maps = [_own_map(i, cell, prepared, r) for i, (cell, r) in enumerate(zip(cells, self.references))]
         self.labels = [_labels(cell, x) for cell, (x, _) in zip(cells, self.maps, strict=True)]
         self.rotations = prepared.rotations
-        starts = maps_of(cells, prepared.students)
+        starts = self.begun = maps_of(cells, prepared.students)
         self.starts = [_start(cell, starts.member(i)) for i, cell in enumerate(cells)]
         self.growth = [_growth(cell, starts, i) for i, cell in enumerate(cells)]
         self.noise = noise_share(
@@ -172,6 +173,8 @@ class Networks:
         z = torch.stack([r.z[few] for r in self.references]).float()
         with torch.no_grad():
             every = snapshot.students(z).double()
+            # What the averaged weights lag behind; a part of what an interrupted pack goes on from.
+            latest = snapshot.students.with_parameters(snapshot.carry().to("cpu").parameters)(z).double()
         fake = _fake_error(self.cells, snapshot, z)
         found: list[dict] = []
         for i, (cell, reference) in enumerate(zip(self.cells, self.references, strict=True)):
@@ -187,6 +190,8 @@ class Networks:
             if isinstance(snapshot.fake, NetworkFake):
                 point["fake_curl"] = _fake_curl(cell, snapshot.fake.networks, i, x)
             point["agreement"] = self._agreement(i, x, target[few])
+            point["used_freedom"] = used_freedom(x, latest[i], cell.mixture())
+            point |= path_jacobian(_member(snapshot, i), reference.z)
             found.append(point)
         return found
 
@@ -197,15 +202,16 @@ class Networks:
             return math.nan
         ours = mode_labels(self.cells[i].mixture(), rescaled(x, target))
         rng = np.random.default_rng(0)
-        return mode_agreement(ours, labels[: len(x)], self.cells[i].mixture().components, rng).value
+        return mode_agreement(ours, labels[: len(x)], self.cells[i].mixture().modes, rng).value
 
     def _mapped(self, snapshot: Snapshot) -> Snapshot:
         return replace(snapshot, students=maps_of(self.cells, snapshot.students))
 
     def finish(self, cell: Cell, snapshot: Snapshot, i: int) -> dict:
-        student, reference = _member(self._mapped(snapshot), i), self.references[i]
+        snapshot, reference = self._mapped(snapshot), self.references[i]
+        student = _member(snapshot, i)
         measures = _measured(cell, student, reference, *self.maps[i])
-        start, between = self.starts[i], max(1, cell.mixture().components - 1)
+        start, between = self.starts[i], max(1, cell.mixture().modes - 1)
         measures |= {
             "start_cosine": start.cosine(),
             "start_cosine_between": start.cosine(between),
@@ -216,6 +222,7 @@ class Networks:
             "linear_share": _share(student(reference.z), reference.z),
             "kl": kl_change_of_variables(student, cell.mixture(), reference.z[:KL_POINTS]),
         }
+        measures |= training_freedom(self.begun, snapshot.students, i, reference.z, cell.mixture())
         if cell.start == "rotated":
             measures |= _behind(cell, student, reference, self.rotations[i])
         return measures
@@ -263,7 +270,7 @@ def _start(cell: Cell, student: Callable[[Tensor], Tensor]) -> StartError:
 def _growth(cell: Cell, students: Pack, i: int) -> Sensitivity:
     """Of student i along the leading eigenvectors of its teacher, those between its modes if it has any."""
     teacher = cell.mixture()
-    count = max(1, min(cell.dim, teacher.components - 1))
+    count = max(1, min(cell.dim, teacher.modes - 1))
     leading = torch.linalg.eigh(teacher.cov).eigenvectors.flip(-1)[:, :count]
     z = torch.randn(GROWTH_POINTS, cell.dim, generator=generator("growth points", cell.dim))
     return sensitivity(students, i, leading, z)
@@ -282,7 +289,7 @@ def _own_map(i: int, cell: Cell, prepared: Prepared, reference: Reference) -> tu
 
 def _labels(cell: Cell, x: Tensor) -> Tensor | None:
     teacher = cell.mixture()
-    return mode_labels(teacher, x) if teacher.components > 1 else None
+    return mode_labels(teacher, x) if teacher.modes > 1 else None
 
 
 def _fake_error(cells: Sequence[Cell], snapshot: Snapshot, z: Tensor) -> Tensor:

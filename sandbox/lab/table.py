@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sandbox.lab.cell import Cell
+from sandbox.lab.examples import examples
 from sandbox.lab.predict import Prediction, predict, predict_network, predicted_onset
 from sandbox.lab.store import Store, StoreError
 from sandbox.lab.sweep import Sweep, core_seconds
@@ -20,7 +21,16 @@ IDENTITY = ("arm", "key", "status", "dim", "seed", "start", "student", "lr", "ba
 
 
 # Measures along training that a student's row has, as <name>_at_<update>.
-PATH = ("displacement", "correlation_distance", "scale", "fake_error", "fake_curl")
+PATH = (
+    "displacement",
+    "correlation_distance",
+    "scale",
+    "fake_error",
+    "fake_curl",
+    "used_freedom",
+    "student_effective_rank",
+    "student_curl",
+)
 
 
 def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame:
@@ -30,7 +40,8 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
     Predicted values are `predicted_displacement`, `predicted_gauge`, `predicted_leading`, `predicted_rest`, `xi`, NaN
     where the theory makes no prediction, with its reason in `prediction`. `<name>_at_<update>` are the measures of PATH
     along training; `core_seconds` is what the cost model expects, `trained_on` the version of torch and the processor.
-    `weight_ij` are the entries of linear students of dimension <= weights_up_to."""
+    `weight_ij` are the entries of linear students of dimension <= weights_up_to, `example_<who>_<i>` images as in
+    `examples`."""
     rows = []
     for arm, cell in sweep.students():
         record = store.get(cell)
@@ -47,6 +58,8 @@ def students(sweep: Sweep, store: Store, weights_up_to: int = 2) -> pd.DataFrame
             row |= predict_network(cell, record["start"])
         if cell.student == "linear" and cell.dim <= weights_up_to and record["status"] == "done":
             row |= _weights(store, cell)
+        if record["status"] == "done":
+            row |= examples(store, cell)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -88,7 +101,9 @@ def _predicted(cell: Cell) -> dict:
 
 def gated(table: pd.DataFrame) -> pd.DataFrame:
     """The students whose law matches the teacher's: the only ones whose pairing counts."""
-    return table[(table["status"] == "done") & table["law_passes"].eq(True)]
+    # Where every student has diverged nobody has the measure.
+    passes = table.get("law_passes", pd.Series(False, table.index)).eq(True)
+    return table[(table["status"] == "done") & passes]
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:

@@ -158,7 +158,9 @@ def _combine(c: Tensor, F: Tensor) -> Tensor:
     return (c @ F.flatten(1)).unflatten(1, F.shape[1:])
 
 
-def freedom(x: Tensor, u: Tensor, potentials: Gradients | None = None, seed: int = 0) -> Freedom:
+def freedom(
+    x: Tensor, u: Tensor, potentials: Gradients | None = None, seed: int = 0, nulls: int = NULL_FIELDS
+) -> Freedom:
     """The freedom fraction E|w|^2 / E|u|^2 of the changes u of points x, cross-fitted, beside that of random fields.
 
     Where S sends two z to one x, u is not a function of x; by how much the two differ counts as vertical, as it leaves
@@ -167,7 +169,7 @@ def freedom(x: Tensor, u: Tensor, potentials: Gradients | None = None, seed: int
     Args:
         x: points S(z_i), (n, d). u: their changes, (n, d), or P fields whose energies are added up, (P, n, d).
         potentials: as for `split`, `Potentials` for instance.
-        seed: of the random fields, >= 0.
+        seed: of the random fields, >= 0. nulls: their number; 0 saves their time, and leaves null, low and high NaN.
     Raises:
         ValueError: as `split`, and for a u that is zero everywhere.
     """
@@ -181,7 +183,7 @@ def freedom(x: Tensor, u: Tensor, potentials: Gradients | None = None, seed: int
         return Freedom(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, torch.zeros(P, dtype=torch.float64))
     # From a stream of their own: points drawn by torch with this seed would come again as the first of torch's fields,
     # and x itself is a gradient.
-    noise = np.random.default_rng((NULL_FIELDS, seed)).standard_normal((NULL_FIELDS, n, d))
+    noise = np.random.default_rng((NULL_FIELDS, seed)).standard_normal((nulls, n, d))
     given = torch.cat([fields, torch.from_numpy(noise)])
     crossed, within, functions = split(x, given, potentials)
     single = 1 - (given * crossed).sum((1, 2)) / given.square().sum((1, 2))
@@ -194,7 +196,7 @@ def freedom(x: Tensor, u: Tensor, potentials: Gradients | None = None, seed: int
     variance = influence.sum(0).var() * n
     if P > 1:
         variance = variance + influence.sum(1).var() * P
-    low, high = np.quantile(single[P:].numpy(), [0.025, 0.975])
+    low, high = np.quantile(single[P:].numpy(), [0.025, 0.975]) if nulls else (np.nan, np.nan)
     return Freedom(
         fraction.item(),
         variance.sqrt().item(),
@@ -272,15 +274,18 @@ def available(
     return freedom(x, torch.stack(changes), Potentials(teacher, x, size, seed), seed)
 
 
-def used(before: Tensor, after: Tensor, teacher=None, seed: int = 0, size: int | None = None) -> Freedom:
+def used(
+    before: Tensor, after: Tensor, teacher=None, seed: int = 0, size: int | None = None, nulls: int = NULL_FIELDS
+) -> Freedom:
     """The freedom a step used: the fraction of u = S_(t+1)(z) - S_t(z) at the points S_t(z), both (n, d).
 
     Args:
-        before, after: S_t(z), S_(t+1)(z) at the same z. teacher, seed, size: as for `available`.
+        before, after: S_t(z), S_(t+1)(z) at the same z. teacher, seed, size: as for `available`. nulls: as for
+            `freedom`.
     Raises:
         ValueError: as `freedom`, and for two shapes.
     """
-    return freedom(before, _change(before, after), Potentials(teacher, before, size, seed), seed)
+    return freedom(before, _change(before, after), Potentials(teacher, before, size, seed), seed, nulls)
 
 
 def net(start: Tensor, end: Tensor, teacher=None, seed: int = 0, size: int | None = None) -> Freedom:

@@ -224,6 +224,12 @@ OTHERS = {
     "linear_share",
     "kl",
     "law_passes",
+    "start_available_freedom",
+    "start_available_freedom_se",
+    "end_available_freedom",
+    "end_available_freedom_se",
+    "net_freedom",
+    "net_freedom_se",
 }
 POINT = {
     "step",
@@ -236,6 +242,9 @@ POINT = {
     "fake_error",
     "fake_curl",
     "agreement",
+    "used_freedom",
+    "student_effective_rank",
+    "student_curl",
 }
 
 
@@ -270,6 +279,9 @@ class TestNetworkRecords:
         # Its end is the student that is measured, at some of the points.
         last, measures = trajectory[-1], measured[0][0]["measures"]
         assert last["kl"] == measures["kl"]
+        assert last["student_effective_rank"] == measures["student_effective_rank"]
+        # Without an average of the weights there is nothing that they lag behind.
+        assert all(point["used_freedom"] is None for point in trajectory)
         assert last["displacement"] == pytest.approx(measures["displacement"], abs=0.1)
 
     def test_has_a_start(self, measured):
