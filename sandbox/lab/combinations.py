@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandbox.lab.options import NEUTRAL
+from sandbox.student.network_flow import SIGMA_MIN
 
 if TYPE_CHECKING:
     from sandbox.lab.cell import Cell
@@ -73,6 +74,9 @@ def _check_training(cell: Cell) -> None:
     for name in ("gan_critic", "gan_r1"):
         if _is_set(cell, name) and not cell.gan:
             raise ValueError(f"{name} means nothing with gan 0, got {getattr(cell, name)}")
+    for name in ("real_score", "reference"):
+        if cell.regression and _is_set(cell, name):
+            raise ValueError(f"{name} network means other pairs than regression teaches, the analytic map's")
     if cell.gan and cell.fake_score != "network":
         raise ValueError(f"gan {cell.gan} needs fake_score network, whose features it reads, got {cell.fake_score!r}")
     if _is_set(cell, "fake_weighting") and cell.fake_score != "network":
@@ -109,6 +113,10 @@ def _check_network(cell: Cell) -> None:
         if cell.skip != "fixed" or cell.start_error or cell.start != "teacher":
             raise ValueError(
                 f"sampling_steps {cell.sampling_steps} needs start teacher with skip fixed and no start_error"
+            )
+        if not cell.sigma_init > SIGMA_MIN:
+            raise ValueError(
+                f"sigma_init must be > {SIGMA_MIN} with sampling_steps {cell.sampling_steps}, got {cell.sigma_init}"
             )
         if cell.antithetic or cell.regression:
             raise ValueError(f"sampling_steps {cell.sampling_steps} is not there with antithetic noise or regression")

@@ -146,20 +146,25 @@ def copying_gained(arm: str, reading: str) -> Read:
     return of_means(reading, groups, lambda m: sign * (m[:, 0] - m[:, 1]), f"{name}, towards a copy")
 
 
-def slope(measure: Measure, group: Group, unit: str) -> Read:
-    """Least-squares slope of a measure per doubling of the dimension, each arm with an intercept of its own.
+def slope(
+    measure: Measure, group: Group, unit: str, within: Measure = "arm", cluster: Sequence[str] = ("seed",)
+) -> Read:
+    """Least-squares slope of a measure per doubling of the dimension, with an intercept for each value of `within`.
 
-    Seeds are resampled as clusters."""
+    Students whose intercept holds no other dimension say nothing of a slope and are not counted; nor are those where
+    `within` is NaN. Clusters, by default seeds, are resampled whole."""
 
     def read(table: pd.DataFrame) -> Effect:
         used = _usable(group.of(table), measure)
-        label, clusters = _clusters(used, ("seed",))
+        used = used.assign(_level=within(used) if callable(within) else used[within])
+        used = used[used.groupby("_level")["dim"].transform("nunique").gt(1)]
+        label, clusters = _clusters(used, cluster)
         x, y = np.log2(used["dim"].to_numpy(float)), used["_value"].to_numpy()
-        arm = used.groupby("arm").ngroup().to_numpy()
+        level = used.groupby("_level").ngroup().to_numpy()
         times = _resamples(clusters)
-        sums = np.zeros((5, clusters, arm.max(initial=0) + 1))
+        sums = np.zeros((5, clusters, level.max(initial=0) + 1))
         for total, v in zip(sums, (np.ones_like(x), x, y, x * x, x * y), strict=True):
-            np.add.at(total, (label, arm), v)
+            np.add.at(total, (label, level), v)
         with np.errstate(invalid="ignore", divide="ignore"):
             n, sx, sy, sxx, sxy = times @ sums
             draws = np.nansum(sxy - sx * sy / n, 1) / np.nansum(sxx - sx * sx / n, 1)

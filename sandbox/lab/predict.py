@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from sandbox.lab.cell import Cell
 from sandbox.lab.reference import REFERENCE_SIGMA
@@ -31,12 +32,33 @@ class Prediction:
     source: str
 
 
+# Families fitted to data, of which one mode is a Gaussian with the data's covariance.
+FITTED = ("patches", "digits")
+# Of an off-diagonal entry over the largest variance, that rounding may leave.
+DIAGONAL = 1e-9
+
+
+def _is_gaussian(cell: Cell) -> bool:
+    return cell.teacher == "gaussian" or (cell.teacher in FITTED and cell.modes == 1)
+
+
+def _has_spectrum(cell: Cell) -> bool:
+    """Whether the teacher's eigenvalues differ."""
+    return cell.dim > 1 and (bool(cell.exponent) or cell.teacher in FITTED)
+
+
 def _require_linear(cell: Cell) -> None:
     for holds, hypothesis in (
-        (cell.teacher == "gaussian", f"a Gaussian teacher, not {cell.teacher!r}"),
+        (_is_gaussian(cell), f"a Gaussian teacher, not {cell.teacher!r}"),
         (cell.student == "linear", f"a linear student, not {cell.student!r}"),
         (cell.fake_score == "exact", f"the exact fake score, not {cell.fake_score!r}"),
         (cell.optimiser == "sgd", f"plain gradient descent, not {cell.optimiser!r}"),
+        (cell.loss == "dmd", f"the distribution matching loss, not {cell.loss!r}"),
+        (not cell.regression, f"no regression, not one of weight {cell.regression}"),
+        (not cell.momentum, f"no momentum, not {cell.momentum}"),
+        (not cell.weight_decay, f"no weight decay, not {cell.weight_decay}"),
+        (not cell.clip, f"no clipping, not at {cell.clip}"),
+        (cell.rotation is None, f"a uniformly random rotation, not one by {cell.rotation}"),
     ):
         if not holds:
             raise HypothesisError(f"the linear theory needs {hypothesis}")
@@ -49,8 +71,16 @@ def flat_of(cell: Cell, dim: float | None = None) -> Flat:
 
 
 def spectrum_of(cell: Cell) -> modes.Spectrum:
-    """The problem of a linear cell by eigenmodes."""
-    lam = np.diagonal(cell.mixture().cov.numpy())
+    """The problem of a linear cell by eigenmodes, largest variance first.
+
+    Raises HypothesisError where the coordinates over which the normaliser takes its mean are not the eigenmodes."""
+    cov = cell.mixture().cov
+    lam = np.diagonal(cov.numpy())
+    if cell.teacher in FITTED:
+        lam = torch.linalg.eigvalsh(cov).flip(0).numpy()
+        off = (cov - torch.diag(torch.diagonal(cov))).abs().max().item()
+        if cell.normaliser != "off" and off > DIAGONAL * lam[0]:
+            raise HypothesisError(f"the mode equations need normaliser off in these coordinates, not {cell.normaliser}")
     return modes.Spectrum(tuple(lam.tolist()), cell.sigma_init, cell.law(), cell.normaliser)
 
 
@@ -72,7 +102,7 @@ def _predict(cell: Cell) -> Prediction:
     if cell.start == "random" or (cell.start == "rotated" and cell.dim > 1):
         # A start that is unrelated to the teacher's: no update correlates it. Over Haar rotations E tr R = 0.
         return Prediction(1.0, 1.0, 1.0, 1.0 if cell.dim > 1 else math.nan, math.nan, "independent start")
-    if cell.exponent and cell.dim > 1:
+    if _has_spectrum(cell):
         return _by_modes(cell)
     problem = flat_of(cell)
     time = _rate(cell) * cell.steps
@@ -112,7 +142,9 @@ def predict_network(cell: Cell, start: Mapping) -> dict[str, float]:
     """What a network student's start and recipe say of its fate, before the first update: a hypothesis under test.
 
     kept_cosine: the expected correlation with the teacher along the directions between its modes, weighted by their
-    variance; noise_to_start: the share of the squared start that the optimiser's noise is expected to add.
+    variance; noise_to_start: the share of the squared start that the optimiser's noise is expected to add;
+    network_number, network_number_late: the copying number X of those directions, without and with the drift after
+    growth, NaN for an optimiser other than Adam.
 
     Args:
         start: the start of its record."""
@@ -125,6 +157,22 @@ def predict_network(cell: Cell, start: Mapping) -> dict[str, float]:
     return {
         "kept_cosine": float((lam * kept).sum() / lam.sum()),
         "noise_to_start": float((lam * X**-2.0).sum() / lam.sum()),
+    } | _network_numbers(cell, start, few)
+
+
+def _network_numbers(cell: Cell, start: Mapping, few: slice) -> dict[str, float]:
+    """The copying number of a network student, from its start's signal and error along each mode."""
+    if cell.optimiser != "adam":
+        return {"network_number": math.nan, "network_number_late": math.nan}
+    lam, signal, error = (np.array(start[name], dtype=float)[few] for name in ("variance", "signal", "error"))
+    gain, noise = np.array(start["gain"]), np.array(start["noise"])
+    eta = min(start["noise_share"], 1 - 1e-6)
+    X = network_start.copying_number(signal, error, cell.lr, gain, noise, eta)
+    squared = network_start.squared_rates(cell.steps, cell.decay)
+    late = network_start.late_noise(lam, cell.lr, noise, squared, cell.dim)
+    return {
+        "network_number": network_start.pooled_number(X, lam),
+        "network_number_late": network_start.pooled_number(network_start.late_copying_number(X, late), lam),
     }
 
 
@@ -137,7 +185,7 @@ def settled_steps(cell: Cell) -> int:
     _require_linear(cell)
     if cell.dim == 1 and cell.normaliser == "per-sample":
         time = copying.settling_time(flat_of(cell, 2.0))
-    elif cell.exponent and cell.dim > 1:
+    elif _has_spectrum(cell):
         time = modes.settling_time(spectrum_of(cell))
     else:
         time = copying.settling_time(flat_of(cell))
@@ -167,7 +215,7 @@ def predicted_onset(cells: Sequence[Cell]) -> float:
         return math.nan
     first = by_dim[int(inside[0])]
     # At a fixed trace the variance falls as d grows, and the flat problem is not one of a real d alone.
-    if first.start != "teacher" or first.exponent or first.hold == "trace":
+    if first.start != "teacher" or _has_spectrum(first) or first.hold == "trace":
 
         def displacement_at(d: float) -> float:
             return float(np.interp(np.log(d), np.log(dims), [known[int(v)] for v in dims]))

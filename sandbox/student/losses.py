@@ -59,7 +59,8 @@ def sid_loss(
 
     whose gradient flows through x and through both denoisers' argument x + sigma eps, the denoisers themselves standing
     still. E[x | x_sigma] = D_fake makes it (1 - alpha) E w |D_real - D_fake|^2 where the fake score is exact: a Fisher
-    divergence less alpha times an estimate of the same. w is that of `dmd_direction`, without a gradient.
+    divergence less alpha times an estimate of the same. w is that of `dmd_direction`, without a gradient; per-sample,
+    it depends on x, and the loss is then another number (at alpha = 1 not 0).
 
     Args:
         x: the student's samples; real, fake: the two denoisers at x + sigma eps; all (*E, n, d).

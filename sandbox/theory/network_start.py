@@ -28,6 +28,20 @@ whose second term is the inverse of the copying number of a linear student at co
 term costs half of itself in the correlation with the teacher: 1 - X / sqrt(1 + X^2) by an error of the start, 1 / (1 +
 2 X^2) by noise on an isolated mode. The noise until the mode has reached the teacher's scale, N = sqrt(lambda) / v,
 bounds it from above; so `scale` is an argument. A mode is expected to be copied where X >> 1, remapped where X << 1.
+
+A second hypothesis, of what happens after growth. At the optimum the mean gradient vanishes and Adam's steps do not:
+each parameter moves by lr at random, eta = 1, and the output along the mode by lr g_2 a step, until the learning rate
+has fallen. A change of the output that is a gradient field changes the law, and the loss takes it back; for the
+rest, which only changes the pairing, there is no such force, and it adds up. Of the directions of a linear map the rest
+is a share (d - 1) / (2d), its antisymmetric matrices. The mode's final size is sqrt(lambda), so that with g_2 as at the
+start
+
+    1 / X^2 = (e/a)^2 + D / (v a) + (d - 1) / (2d) lr^2 g_2^2 N_e / lambda,    N_e = sum_t (lr_t / lr)^2
+
+At d = 1 nothing is added, as a monotone map is unique; the steps of the growth itself are counted twice, which is a
+share a / sqrt(lambda) of its own term. It bounds a linear student's late diffusion under Adam from above, by two where
+half of the steps are symmetric; a field that is not linear has more room, (d - 1) / d of all directions, and is
+bounded by nothing here. Nothing is fitted, and nothing is derived for a network.
 """
 
 from __future__ import annotations
@@ -127,6 +141,60 @@ def copying_number(signal, error, lr: float, gain, sensitivity, noise_share: flo
     steps = growth_steps(a if scale is None else scale, lr, gain, noise_share)
     noise = optimiser_noise(steps, lr, sensitivity, noise_share)
     return signal_to_error(a, np.hypot(_non_negative(error=error), noise))
+
+
+def squared_rates(steps: int, decay: float = 0.0) -> float:
+    """N_e = sum_t (lr_t / lr)^2 over `steps` updates of which the last share `decay` falls linearly to zero.
+
+    Raises ValueError if steps < 0, or decay is not in [0, 1]."""
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must be in [0, 1], got {decay}")
+    return steps * (1 - 2 * decay / 3)
+
+
+def late_noise(variance, lr: float, sensitivity, squared_steps: float, dim: int) -> np.ndarray:
+    """What Adam's steps after growth add to 1 / X^2: (d - 1) / (2d) lr^2 g_2^2 N_e / lambda (see the module).
+
+    Args:
+        variance: lambda > 0 of the modes. lr: > 0. sensitivity: g_2. squared_steps: N_e. dim: d >= 1.
+    Raises:
+        ValueError: an argument out of range.
+    """
+    lam = _non_negative(variance=variance)
+    if not (lam > 0).all():
+        raise ValueError(f"variance must be > 0, got {variance}")
+    if dim < 1:
+        raise ValueError(f"dim must be >= 1, got {dim}")
+    return (dim - 1) / (2 * dim) * optimiser_noise(squared_steps, lr, sensitivity) ** 2 / lam
+
+
+def late_copying_number(number, late) -> np.ndarray:
+    """X with the drift after growth, 1 / X^2 = 1 / number^2 + late. Raises ValueError if one is negative."""
+    with np.errstate(divide="ignore"):
+        return (_non_negative(number=number) ** -2.0 + _non_negative(late=late)) ** -0.5
+
+
+def expected_displacement(number) -> np.ndarray:
+    """1 - X / sqrt(1 + X^2): of a mode that loses its correlation as to an error of the start."""
+    return 1 - start_cosine(number)
+
+
+def pooled_number(number, weight) -> float:
+    """The X of which all modes would have the same expected displacement as these have on average.
+
+    Args:
+        number: X_k >= 0, (m,). weight: of the modes, (m,), as their variances in a displacement of pairs.
+    Raises:
+        ValueError: negative entries, shapes that differ, or no weight at all.
+    """
+    X, W = _non_negative(number=number), _non_negative(weight=weight)
+    if X.shape != W.shape or X.ndim != 1:
+        raise ValueError(f"number and weight must have one shape (m,), got {X.shape} and {W.shape}")
+    if W.sum() == 0:
+        raise ValueError("weight must not be 0 in every mode")
+    return float(np.tan(np.arcsin(min(1.0, (W * start_cosine(X)).sum() / W.sum()))))
 
 
 def kept_cosine(cosine, size, lr: float, gain, sensitivity, noise_share: float) -> np.ndarray:

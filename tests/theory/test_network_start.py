@@ -7,13 +7,20 @@ import pytest
 import torch
 
 from sandbox.student.initialise import one_step_denoiser
+from sandbox.student.optimise import falling
 from sandbox.teacher.families import gaussian, random
 from sandbox.theory import network_start
+from sandbox.theory.adam import late_diffusion
 from sandbox.theory.network_start import (
     copying_number,
+    expected_displacement,
     growth_steps,
+    late_copying_number,
+    late_noise,
     optimiser_noise,
+    pooled_number,
     signal_to_error,
+    squared_rates,
     start_cosine,
     start_signal,
     subspace_cosine,
@@ -216,3 +223,88 @@ def test_a_quiet_optimiser_keeps_the_angle_and_bad_angles_are_named():
     assert network_start.kept_cosine(-0.3, 1.0, 1e-12, 1.0, 1.0, 0.5) == pytest.approx(-0.3, abs=1e-9)
     with pytest.raises(ValueError, match=r"cosine must be in \[-1, 1\], got 1.2"):
         network_start.kept_cosine(1.2, 1.0, 1e-3, 1.0, 1.0, 0.5)
+
+
+class TestLateDrift:
+    @pytest.mark.parametrize(("steps", "decay"), [(1000, 0.0), (1000, 0.5), (3000, 1.0)])
+    @pytest.mark.parametrize("tolerance", [2e-3])
+    def test_squared_rates_are_those_of_the_schedule(self, steps, decay, tolerance):
+        summed = sum(falling(t, steps, decay) ** 2 for t in range(steps))
+        assert squared_rates(steps, decay) == pytest.approx(summed, rel=tolerance)
+
+    @pytest.mark.parametrize("dim", [2, 3, 8])
+    @pytest.mark.parametrize("decay", [0.0, 0.5])
+    @pytest.mark.parametrize(("students", "tolerance", "standard_errors"), [(300, 0.1, 3.0)])
+    def test_is_what_random_steps_turn_a_map_whose_law_is_kept(self, dim, decay, students, tolerance, standard_errors):
+        """Linear maps at the optimum, entries moved by lr at random; after each step the law is put right along the
+        shortest way, by the polar factor. To leading order in the displacement, here .05; g_2 of A z is |z|."""
+        g, lam, steps = np.random.default_rng(dim), 2.0, 200
+        squared = squared_rates(steps, decay)
+        want = 0.05
+        lr = math.sqrt(4 * lam * want / ((dim - 1) * squared))
+        A = np.broadcast_to(math.sqrt(lam) * np.eye(dim), (students, dim, dim))
+        for t in range(steps):
+            A = A + lr * falling(t, steps, decay) * g.choice([-1.0, 1.0], A.shape)
+            U, _, V = np.linalg.svd(A)
+            A = math.sqrt(lam) * U @ V
+        lost = 1 - np.trace(A, axis1=1, axis2=2) / (dim * math.sqrt(lam))
+        late = late_noise(lam, lr, math.sqrt(dim), squared, dim)
+        expected = expected_displacement(late_copying_number(np.inf, late))
+        assert late / 2 == pytest.approx(want, rel=1e-12)
+        assert abs(lost.mean() - expected) <= tolerance * want + standard_errors * lost.std() / math.sqrt(students)
+
+    @pytest.mark.parametrize("dim", [2, 5, 32])
+    @pytest.mark.parametrize("tolerance", [0.01])
+    def test_a_linear_student_whose_steps_all_turn(self, dim, tolerance):
+        """The leading order of Adam's late diffusion of a linear student, of which every step turns."""
+        late = late_noise(3.0, 1e-4, math.sqrt(dim), 5000, dim)
+        assert late / 2 == pytest.approx(late_diffusion(dim, 3.0, 1e-4, 5000, share=1.0), rel=tolerance)
+
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_has_no_unit(self, tolerance):
+        late = late_noise(2.0, 1e-3, 5.0, 1000, 4)
+        # The data's unit, and the parameters'.
+        assert late_noise(2.0 * 9, 1e-3, 5.0 * 3, 1000, 4) == pytest.approx(late, rel=tolerance)
+        assert late_noise(2.0, 1e-3 * 7, 5.0 / 7, 1000, 4) == pytest.approx(late, rel=tolerance)
+
+    def test_limits(self):
+        assert late_noise(2.0, 1e-3, 5.0, 1000, 1) == 0
+        assert late_noise(2.0, 1e-3, 5.0, 0, 4) == 0
+        assert late_copying_number(3.0, 0.0) == pytest.approx(3.0, rel=1e-12)
+        assert late_copying_number(3.0, 1e12) == pytest.approx(1e-6, rel=1e-6)
+        assert late_copying_number(np.inf, 0.25) == pytest.approx(2.0, rel=1e-12)
+        assert late_copying_number(0.0, 0.25) == 0
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: squared_rates(-1), "steps must be >= 0, got -1"),
+            (lambda: squared_rates(1, 1.5), r"decay must be in \[0, 1\], got 1.5"),
+            (lambda: late_noise(0.0, 1.0, 1.0, 1, 2), r"variance must be > 0, got 0\.0"),
+            (lambda: late_noise(1.0, 1.0, 1.0, 1, 0), "dim must be >= 1, got 0"),
+            (lambda: late_copying_number(1.0, -1.0), r"late must be >= 0, got -1\.0"),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+class TestPooledNumber:
+    @pytest.mark.parametrize("number", [0.0, 0.3, 1.0, 20.0])
+    @pytest.mark.parametrize("tolerance", [1e-9])
+    def test_of_like_modes_is_theirs(self, number, tolerance):
+        assert pooled_number([number, number], [3.0, 1.0]) == pytest.approx(number, rel=tolerance)
+
+    @pytest.mark.parametrize("tolerance", [1e-12])
+    def test_has_the_mean_of_the_modes_displacements(self, tolerance):
+        X, W = np.array([0.1, 1.0, 7.0]), np.array([1.0, 2.0, 5.0])
+        got = expected_displacement(pooled_number(X, W))
+        assert got == pytest.approx(np.average(expected_displacement(X), weights=W), rel=tolerance)
+
+    def test_ends_and_bad_input(self):
+        assert pooled_number([np.inf], [1.0]) > 1e12
+        with pytest.raises(ValueError, match=r"one shape \(m,\)"):
+            pooled_number([1.0, 2.0], [1.0])
+        with pytest.raises(ValueError, match="weight must not be 0"):
+            pooled_number([1.0], [0.0])
