@@ -53,7 +53,7 @@ QUESTIONS = (
                 ),
                 "displacement",
             ),
-            Rule(low=-0.1, high=0.1, fewest=3),
+            Rule(low=-0.1, high=0.1),
             "after",
         )
         for error in ERRORS[:-1]

@@ -46,7 +46,7 @@ QUESTIONS = tuple(
         RIVAL,
         (fast, slow),
         difference("displacement", Group(fast, (fast,), (32, 32)), Group(slow, (slow,), (32, 32)), "displacement"),
-        Rule(low=0.1, fewest=3),
+        Rule(low=0.1),
         "after",
     )
     for name, fast, slow in (

@@ -24,7 +24,8 @@ RIVAL = "a rival explanation"
 class Rule:
     """Where an effect has to lie for its claim: between low and high; both finite for a claim of no effect.
 
-    fewest: students that must pass the law gate in each group that is compared."""
+    fewest: seeds, or other clusters, that must have a student that passes the law gate in each group that is compared:
+    of fewer, the interval covers less than it says."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -47,7 +48,8 @@ class Rule:
             sides = f"lies between {self.low:g} and {self.high:g}", "outside"
         return (
             f"Supported if the whole 95 % interval {sides[0]}, not supported if the whole interval lies {sides[1]}; "
-            f"undecided otherwise, or if fewer than {self.fewest} students pass the law gate in a group."
+            f"undecided otherwise, or if students of fewer than {self.fewest} seeds or clusters pass the law gate in "
+            "a group."
         )
 
     def verdict(self, effect: Effect) -> str:
@@ -62,9 +64,9 @@ class Rule:
 
     def why_undecided(self, effect: Effect) -> str:
         """What is missing for a verdict."""
-        small = [part for part in effect.parts if part.used < self.fewest]
+        small = [part for part in effect.parts if part.clusters < self.fewest]
         if small:
-            return "; ".join(f"{part.name}: {part.used} of the {self.fewest} students needed" for part in small)
+            return "; ".join(f"{part.name}: {part.clusters} of the {self.fewest} clusters needed" for part in small)
         bounds = [f"{bound:g}" for bound in (self.low, self.high) if math.isfinite(bound)]
         return f"the interval is not on one side of {' and '.join(bounds)}"
 

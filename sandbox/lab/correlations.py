@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from sandbox.lab.effects import RESAMPLES, Effect, Group, Measure, Part, Read, _clusters, _effect, _usable
+from sandbox.lab.effects import RESAMPLES, Effect, Group, Measure, Read, _clusters, _effect, _usable, part_of
 
 # Clusters below which resampling them says nothing of their scatter.
 FEWEST_CLUSTERS = 5
@@ -48,7 +48,7 @@ def rank_correlation(
         for i in range(RESAMPLES if clusters >= FEWEST_CLUSTERS else 0):
             rows = np.concatenate([members[c] for c in rng.integers(clusters, size=clusters)])
             draws[1 + i] = spearman(one[rows], two[rows], level[rows])
-        part = Part(group.name, float(draws[0]), len(used), len(mine))
+        part = part_of(group, float(draws[0]), table, used, label)
         return _effect(draws, clusters, unit, (part,), used, [mine])
 
     return read

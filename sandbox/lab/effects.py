@@ -43,12 +43,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    """One group's share in an effect: its value, the students used, and how many there are in all."""
+    """One group's share in an effect: its value, the students used, how many there are in all, the clusters (by default
+    seeds) that those used come from, and the conditions of which none is used: the value is that of the others."""
 
     name: str
     value: float
     used: int
     of: int
+    clusters: int
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Effect:
 
     @property
     def fewest(self) -> int:
-        """Students used in the smallest group."""
-        return min(part.used for part in self.parts)
+        """Independent clusters in the group that has fewest."""
+        return min(part.clusters for part in self.parts)
 
 
 Measure = str | Callable[[pd.DataFrame], pd.Series]
@@ -115,8 +118,10 @@ def of_means(
                     # A resample may hold no student of a condition, or of the whole group.
                     warnings.simplefilter("ignore", RuntimeWarning)
                     means[:, i] = np.nanmean((times @ total) / (times @ count), 1)
+        ends = np.cumsum([len(students) for students in picked])[:-1]
         parts = tuple(
-            Part(group.name, float(means[0, i]), len(picked[i]), len(group.of(table))) for i, group in enumerate(groups)
+            part_of(group, float(value), table, students, mine)
+            for group, value, students, mine in zip(groups, means[0], picked, np.split(label, ends), strict=True)
         )
         return _effect(statistic(means), clusters, unit, parts, used, [group.of(table) for group in groups])
 
@@ -168,7 +173,7 @@ def slope(
         with np.errstate(invalid="ignore", divide="ignore"):
             n, sx, sy, sxx, sxy = times @ sums
             draws = np.nansum(sxy - sx * sy / n, 1) / np.nansum(sxx - sx * sx / n, 1)
-        part = Part(group.name, float(draws[0]), len(used), len(group.of(table)))
+        part = part_of(group, float(draws[0]), table, used, label)
         return _effect(draws, clusters, unit, (part,), used, [group.of(table)])
 
     return read
@@ -196,12 +201,21 @@ def area(score: str, group: Group, cluster: Sequence[str], unit: str) -> Read:
         with np.errstate(invalid="ignore"):
             draws = ((times @ wins) * times).sum(1) / ((times @ pairs) * times).sum(1)
         parts = tuple(
-            Part(f"{group.name}, {name}", math.nan, int(mine.sum()), len(group.of(table)))
+            Part(f"{group.name}, {name}", math.nan, int(mine.sum()), len(group.of(table)), len(np.unique(label[mine])))
             for name, mine in (("copied", copied), ("did not", ~copied))
         )
         return _effect(draws, clusters, unit, parts, used, [group.of(table)])
 
     return read
+
+
+def part_of(group: Group, value: float, table: pd.DataFrame, used: pd.DataFrame, label: np.ndarray) -> Part:
+    """A group's share in an effect, from its students that are used and the cluster of each."""
+    every = group.of(table)
+    left = set(zip(used["arm"], used["dim"], strict=True))
+    gone = [c for c in every[["arm", "dim"]].drop_duplicates().itertuples(index=False, name=None) if c not in left]
+    lost = tuple(f"{arm} at d = {dim}" for arm, dim in gone)
+    return Part(group.name, value, len(used), len(every), len(np.unique(label)), lost)
 
 
 def _usable(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:

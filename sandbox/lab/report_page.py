@@ -138,7 +138,11 @@ def _figure(figure: Shown) -> str:
 def _cells(answer: Answer) -> str:
     effect = answer.effect
     assert effect is not None
-    groups = "; ".join(f"{escape(p.name)}: {_number(p.value)}, {p.used} of {p.of} used" for p in effect.parts)
+    groups = "; ".join(
+        f"{escape(p.name)}: {_number(p.value)}, {p.used} of {p.of} used"
+        + (f", none of {escape(', '.join(p.lost))}" if p.lost else "")
+        for p in effect.parts
+    )
     name = f"{answer.experiment}-{answer.question.name}"
     return (
         f'<details id="{name}-cells"><summary><a href="#{name}">{escape(answer.question.claim)}</a> '

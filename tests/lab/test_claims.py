@@ -18,8 +18,9 @@ from sandbox.lab.report import _joined
 GALLERY = Path("figures/gallery")
 
 
-def effect(low, high, used=10):
-    return Effect((low + high) / 2, low, high, "", (Part("a", 0.0, used, 10), Part("b", 0.0, 10, 10)), 10, 10, ("k",))
+def effect(low, high, clusters=10):
+    parts = Part("a", 0.0, 10, 10, clusters), Part("b", 0.0, 10, 10, 10)
+    return Effect((low + high) / 2, low, high, "", parts, 10, 10, ("k",))
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,11 @@ def test_a_verdict_is_the_place_of_the_interval(rule, low, high, verdict):
     assert rule.verdict(effect(low, high)) == verdict
 
 
-def test_too_few_students_decide_nothing():
+def test_too_few_clusters_decide_nothing():
     rule = Rule(low=0.1, fewest=5)
-    assert rule.verdict(effect(0.2, 0.3, used=5)) == SUPPORTED
-    assert rule.verdict(effect(0.2, 0.3, used=4)) == UNDECIDED
-    assert rule.why_undecided(effect(0.2, 0.3, used=4)) == "a: 4 of the 5 students needed"
+    assert rule.verdict(effect(0.2, 0.3, clusters=5)) == SUPPORTED
+    assert rule.verdict(effect(0.2, 0.3, clusters=4)) == UNDECIDED
+    assert rule.why_undecided(effect(0.2, 0.3, clusters=4)) == "a: 4 of the 5 clusters needed"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_difference_is_paired_by_seed():
     width = want.confidence_interval.high - want.confidence_interval.low
     assert abs(found.low - want.confidence_interval.low) < 0.15 * width
     assert abs(found.high - want.confidence_interval.high) < 0.15 * width
-    assert (found.used, found.of, found.fewest) == (80, 80, 40)
+    assert (found.used, found.of, found.fewest) == (80, 80, 20)
 
 
 def test_failed_students_are_counted_and_not_used():
@@ -104,6 +105,14 @@ def test_failed_students_are_counted_and_not_used():
     assert abs(found.value) < 2
     assert (found.used, found.of) == (30, 40)
     assert not any(key.endswith(("20", "21")) and key[-2] == "2" and len(key) == 3 for key in found.keys)
+
+
+def test_conditions_that_the_gate_empties_are_named():
+    table = students()
+    table.loc[(table["arm"] == "a") & (table["dim"] == 8), "law_passes"] = False
+    found = mean("rho", Group("both", ("a", "b")), "")(table)
+    assert found.parts[0].lost == ("a at d = 8",)
+    assert mean("rho", Group("both", ("a", "b")), "")(students()).parts[0].lost == ()
 
 
 def test_a_slope_is_that_of_least_squares():
