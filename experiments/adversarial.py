@@ -4,7 +4,7 @@ Network students of a mixture of eight modes from converged teachers, by the rec
 adversarial term: none, at DMD2's nominal weight of 3e-3, and at ten times that. The critic is a head on the fake
 score's last features that sees noised samples of the exact teacher (weight 1e-2 in the fake score's loss). The weight
 is nominal: the distribution matching gradient is a mean over coordinates and is divided by d, the adversarial one is
-not, so that at DMD2's d = 12288 the same weight is larger beside it by thousands than here.
+not, so that at DMD2's d = 12288 the same weight is larger beside it, 6000 times than at d = 2, 400 times than at 32.
 """
 
 from __future__ import annotations

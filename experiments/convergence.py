@@ -45,7 +45,7 @@ TINY = {"width": 8, "depth": 1, "steps": 4, "fake_warmup": 4}
 DIMS = (2, 4, 8, 16, 32, 64)
 PRESETS = {
     "smoke": _sweep((2, 3), 2, 2, (4, 8), {4: (2,)}, **TINY),
-    "quick": _sweep(DIMS, 4, 3),
+    "quick": _sweep(DIMS, 5, 5),
     "full": _sweep((*DIMS, 128), 16, 16, width=128),
 }
 

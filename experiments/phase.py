@@ -42,7 +42,7 @@ def _sweep(count: int, dims: Sequence[int], seeds: int) -> Sweep:
 
 PRESETS = {
     "smoke": _sweep(2, (2, 4), 2),
-    "quick": _sweep(8, DIMS[::2], 4),
+    "quick": _sweep(8, DIMS[::2], 5),
     "full": _sweep(16, DIMS, 16),
 }
 

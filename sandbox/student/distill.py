@@ -162,6 +162,17 @@ def log_spaced(steps: int, per_octave: int = 1) -> tuple[int, ...]:
     return tuple(sorted(marks))
 
 
+def _require_dimension(students: Pack, z: Tensor) -> None:
+    """One line where a product of matrices deep in the first update would speak of batches."""
+    try:
+        with torch.no_grad():
+            found = tuple(students(z).shape)
+    except RuntimeError as problem:
+        raise ValueError(f"students must take z of the teachers' dimension {z.shape[-1]}: {problem}") from None
+    if found != tuple(z.shape):
+        raise ValueError(f"students must map z {tuple(z.shape)} to samples of this shape, got {found}")
+
+
 def distill(
     teachers: GaussianMixture,
     students: Pack,
@@ -196,7 +207,7 @@ def distill(
         terms: what is added to the loss, such as `objectives.Regression`; drawn after the minibatch, in this order.
     Raises:
         ValueError: `carried` from another pack or beyond the recipe's steps; a number of generators, learning rates or
-            teachers that does not match the pack.
+            teachers that does not match the pack; students of another dimension than their teachers'.
         TypeError: the exact fake score of students whose law is not known in closed form.
     """
     size = len(students)
@@ -216,6 +227,7 @@ def distill(
     if real is not None and len(real) != size:
         raise ValueError(f"real must hold one network per student ({size}), got {len(real)}")
     teachers = teachers.to(first)
+    _require_dimension(students, first.new_zeros(size, 1, teachers.dim))
     marks = set(log_spaced(recipe.steps) if checkpoints is None else checkpoints)
 
     start = {name: p.detach().clone() for name, p in students.parameters.items()}

@@ -477,13 +477,18 @@ def test_bad_steps_of_checkpoints():
             {"teachers": GaussianMixture.stack([gaussian(eye(2))] * 3)},
             r"teachers must be one or one per student \(2\), got 3",
         ),
+        ({"teachers": gaussian(eye(3))}, r"students must take z of the teachers' dimension 3: "),
+        (
+            {"students": Pack.of([LinearStudent(torch.ones(3, 2, dtype=torch.float64))] * 2)},
+            r"students must map z \(2, 1, 2\) to samples of this shape, got \(2, 1, 3\)",
+        ),
     ],
 )
 def test_bad_packs(change, message):
     students = Pack.of([LinearStudent(eye(2))] * 2)
-    arguments = {"teachers": gaussian(eye(2)), "recipe": Recipe(1, 0.1), "generators": generators(2)} | change
+    arguments = {"teachers": gaussian(eye(2)), "students": students, "recipe": Recipe(1, 0.1)}
     with pytest.raises(ValueError, match=message):
-        next(distill(students=students, **arguments))
+        next(distill(**{**arguments, "generators": generators(2), **change}))
 
 
 def test_students_of_unknown_law():
