@@ -162,15 +162,16 @@ def log_spaced(steps: int, per_octave: int = 1) -> tuple[int, ...]:
     return tuple(sorted(marks))
 
 
-def _require_dimension(students: Pack, z: Tensor) -> None:
+def _require_dimension(students: Pack, like: Tensor, dim: int) -> None:
     """One line where a product of matrices deep in the first update would speak of batches."""
+    size = len(students)
     try:
         with torch.no_grad():
-            found = tuple(students(z).shape)
+            x = students.samples(like.new_zeros(size, 1, dim), [torch.Generator(like.device) for _ in range(size)])
     except RuntimeError as problem:
-        raise ValueError(f"students must take z of the teachers' dimension {z.shape[-1]}: {problem}") from None
-    if found != tuple(z.shape):
-        raise ValueError(f"students must map z {tuple(z.shape)} to samples of this shape, got {found}")
+        raise ValueError(f"students must take noise of the teachers' dimension {dim}: {problem}") from None
+    if x.shape != (size, 1, dim):
+        raise ValueError(f"students must make samples of the teachers' dimension {dim}, got {x.shape[-1]}")
 
 
 def distill(
@@ -227,7 +228,7 @@ def distill(
     if real is not None and len(real) != size:
         raise ValueError(f"real must hold one network per student ({size}), got {len(real)}")
     teachers = teachers.to(first)
-    _require_dimension(students, first.new_zeros(size, 1, teachers.dim))
+    _require_dimension(students, first, teachers.dim)
     marks = set(log_spaced(recipe.steps) if checkpoints is None else checkpoints)
 
     start = {name: p.detach().clone() for name, p in students.parameters.items()}

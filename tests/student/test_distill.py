@@ -477,10 +477,10 @@ def test_bad_steps_of_checkpoints():
             {"teachers": GaussianMixture.stack([gaussian(eye(2))] * 3)},
             r"teachers must be one or one per student \(2\), got 3",
         ),
-        ({"teachers": gaussian(eye(3))}, r"students must take z of the teachers' dimension 3: "),
+        ({"teachers": gaussian(eye(3))}, r"students must take noise of the teachers' dimension 3: "),
         (
             {"students": Pack.of([LinearStudent(torch.ones(3, 2, dtype=torch.float64))] * 2)},
-            r"students must map z \(2, 1, 2\) to samples of this shape, got \(2, 1, 3\)",
+            "students must make samples of the teachers' dimension 2, got 3",
         ),
     ],
 )
