@@ -29,6 +29,7 @@ FIGURES = (
     "adversarial",
     "toy_modes",
     "critic",
+    "held",
 )
 EXPERIMENTS = (
     "dimension",
@@ -43,6 +44,7 @@ EXPERIMENTS = (
     "memorisation",
     "freedom",
     "toy_modes",
+    "held",
 )
 
 
