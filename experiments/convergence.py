@@ -43,9 +43,10 @@ def _sweep(dims, seeds: int, own_seeds: int, updates=UPDATES, own_dims=OWN, **fi
 
 TINY = {"width": 8, "depth": 1, "steps": 4, "fake_warmup": 4}
 DIMS = (2, 4, 8, 16, 32, 64)
+QUICK_DIMS = DIMS[:-1]  # at width 64 few students pass the law gate at d = 64
 PRESETS = {
     "smoke": _sweep((2, 3), 2, 2, (4, 8), {4: (2,)}, **TINY),
-    "quick": _sweep(DIMS, 5, 5),
+    "quick": _sweep(QUICK_DIMS, 5, 5),
     "full": _sweep((*DIMS, 128), 16, 16, width=128),
 }
 

@@ -11,6 +11,8 @@ would say nothing more; at d = 8 they do not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from experiments.recipes import NETWORK
 from sandbox.lab.claims import PAPER, Question, Rule
 from sandbox.lab.effects import Effect, Group, difference, slope
@@ -42,7 +44,9 @@ def _trend(dim: int):
 
     def read(table) -> Effect:
         mine = table[table["dim"].eq(dim) & table["arm"].ne(POPULATION)]
-        return over_points(mine.assign(arm="memorised", dim=mine["points"].astype(float)))
+        found = over_points(mine.assign(arm="memorised", dim=mine["points"].astype(float)))
+        named = tuple(replace(p, lost=tuple(lost.replace("d = ", "n = ") for lost in p.lost)) for p in found.parts)
+        return replace(found, parts=named)
 
     return read
 
@@ -74,7 +78,7 @@ QUESTIONS = (
             "Does copying not depend on how many points the teacher has memorised?",
             f"At d = {dim} displacement changes by less than .015 per doubling of the points (.05 per factor of ten).",
             PAPER,
-            tuple(f"{n} points" for n in COMPARED),
+            tuple(f"{n} points" for n in COMPARED) + ((MOST,) if dim == 8 else ()),
             _trend(dim),
             Rule(-0.015, 0.015),
             "before",

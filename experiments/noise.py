@@ -10,7 +10,7 @@ dimension acts through X; if they do not, or if X tells no fates, X is not what 
 from __future__ import annotations
 
 from experiments import convergence
-from experiments.convergence import CONVERGED, DIMS, TENTH, TINY, UPDATES, core_hours, taught
+from experiments.convergence import CONVERGED, DIMS, QUICK_DIMS, TENTH, TINY, UPDATES, core_hours, taught
 from experiments.recipes import NETWORK
 from sandbox.lab.claims import RIVAL, Question, Rule
 from sandbox.lab.effects import READINGS, Group, area, difference, mean
@@ -38,7 +38,7 @@ def _sweep(levels, few_dims, dims, seeds: int, updates=UPDATES, **fields) -> Swe
 
 PRESETS = {
     "smoke": _sweep({"lr": (1e-3,), "sigma_init": (10.0,)}, (2,), (2, 3), 2, (4, 8), **TINY),
-    "quick": _sweep(QUICK, FEW_DIMS, DIMS, 4),
+    "quick": _sweep(QUICK, FEW_DIMS, QUICK_DIMS, 5),
     "full": _sweep(FULL, DIMS, (*DIMS, 128), 16, width=128),
 }
 
@@ -57,7 +57,8 @@ def _missed(number: str):
 
     def missed(table):
         known = table[number].astype(float)
-        return (table["displacement"] - (1 - known if number == ANGLE else expected_displacement(known))).abs()
+        expected = 1 - known if number == ANGLE else known.map(expected_displacement, na_action="ignore").astype(float)
+        return (table["displacement"] - expected).abs()
 
     return missed
 

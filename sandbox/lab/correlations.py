@@ -64,7 +64,7 @@ def spearman(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> float:
     for value in np.unique(level):
         rows = level == value
         for rank, values in zip(ranks, (x, y), strict=True):
-            rank[rows] = rankdata(values[rows]) / rows.sum()
-            rank[rows] -= rank[rows].mean()
+            # By the ranks' exact mean: ranks that all tie are 0, not rounding.
+            rank[rows] = (rankdata(values[rows]) - (rows.sum() + 1) / 2) / rows.sum()
     size = np.square(ranks).sum(1).prod()
     return float(ranks.prod(0).sum() / math.sqrt(size)) if size > 0 else math.nan

@@ -172,7 +172,9 @@ def slope(
             np.add.at(total, (label, level), v)
         with np.errstate(invalid="ignore", divide="ignore"):
             n, sx, sy, sxx, sxy = times @ sums
-            draws = np.nansum(sxy - sx * sy / n, 1) / np.nansum(sxx - sx * sx / n, 1)
+            spread = np.nansum(sxx - sx * sx / n, 1)
+            # A resample of one dimension has no slope; its spread is rounding.
+            draws = np.nansum(sxy - sx * sy / n, 1) / np.where(spread > 1e-9 * sxx.sum(1), spread, np.nan)
         part = part_of(group, float(draws[0]), table, used, label)
         return _effect(draws, clusters, unit, (part,), used, [group.of(table)])
 
@@ -214,7 +216,7 @@ def part_of(group: Group, value: float, table: pd.DataFrame, used: pd.DataFrame,
     every = group.of(table)
     left = set(zip(used["arm"], used["dim"], strict=True))
     gone = [c for c in every[["arm", "dim"]].drop_duplicates().itertuples(index=False, name=None) if c not in left]
-    lost = tuple(f"{arm} at d = {dim}" for arm, dim in gone)
+    lost = tuple(f"{arm} at d = {dim:g}" for arm, dim in gone)
     return Part(group.name, value, len(used), len(every), len(np.unique(label)), lost)
 
 
@@ -228,7 +230,7 @@ def _usable(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 
 
 def _clusters(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, int]:
-    label = table.groupby(list(columns)).ngroup().to_numpy()
+    label = table.groupby(list(columns), dropna=False).ngroup().to_numpy()
     return label, int(label.max(initial=-1)) + 1
 
 

@@ -30,6 +30,7 @@ FIGURES = (
     "toy_modes",
     "critic",
     "held",
+    "memorisation",
 )
 EXPERIMENTS = (
     "dimension",

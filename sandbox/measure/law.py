@@ -95,7 +95,7 @@ def law_match(teacher: GaussianMixture, student_x: Tensor, calibration: Calibrat
     distance = sliced_w2(student_x, real)
     student_labels, real_labels = mode_labels(teacher, student_x.double()), mode_labels(teacher, real)
     mass, variance, weights = [], [], teacher.mode_weights
-    for k in range(teacher.modes):
+    for k in weights.nonzero().flatten().tolist():  # what has no weight can be neither kept nor lost
         ours, theirs = student_x[student_labels == k].double(), real[real_labels == k]
         mass.append(len(ours) / len(student_x) / weights[k].item())
         if len(ours) > 1 and len(theirs) > 1:

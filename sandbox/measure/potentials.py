@@ -65,7 +65,7 @@ class Potentials:
         if hasattr(self.teacher, "score"):
             steps = torch.linspace(0, 1, LEVELS, dtype=torch.float64).tolist()
             self.levels = [self.scale * max(spread / self.scale, 1.0) ** step for step in steps][:room]
-        modes = self.teacher.components if isinstance(self.teacher, GaussianMixture) else 1
+        modes = self.teacher.modes if isinstance(self.teacher, GaussianMixture) else 1
         self.in_each = 0
         if modes > 1:
             self.in_each = min((room - len(self.levels)) // modes, 2 + d + d * (d + 1) // 2)
@@ -86,12 +86,19 @@ class Potentials:
 
     def _in_modes(self, x: Tensor) -> Tensor:
         """grad(r_k f) = r_k grad f + f grad r_k, with grad r_k = r_k (g_k - s): all f in the first mode, then the
-        next."""
+        next. r_k and grad r_k of a mode of several components are the sums of theirs, mu_k its mean."""
         law, s2 = self.teacher, self.scale**2
         r = law.responsibilities(x, self.scale).mT
-        delta = x - law.means[:, None]
-        g = -law.covariance.apply(lambda lam: 1 / (lam + s2), slice(0, law.components), delta)
+        g = -law.covariance.apply(lambda lam: 1 / (lam + s2), slice(0, law.components), x - law.means[:, None])
         turn = r[..., None] * (g - law.score(x, self.scale))
+        centres = law.means
+        if law.mode_of is not None:
+            share = law.weights / law.mode_weights[law.mode_of]
+            centres, r, turn = (
+                v.new_zeros(law.modes, *v.shape[1:]).index_add_(0, law.mode_of, v)
+                for v in (share[:, None] * centres, r, turn)
+            )
+        delta = x - centres[:, None]
         f, grad = self._of_one_mode(delta)
         return (r[:, None, :, None] * grad + f[..., None] * turn[:, None]).flatten(0, 1)
 

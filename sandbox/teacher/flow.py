@@ -84,14 +84,14 @@ def _volume_velocity(teacher, scale: float) -> Callable[[Tensor, float], Tensor]
 
 def _takes_levels(teacher, x: Tensor) -> bool:
     """Whether a user's score reads a noise level for each point, (n,), as it should, and not only a float: d + 1 copies
-    of a point, whose number cannot be taken for the dimension, must have the score of one."""
+    of a point, whose number cannot be taken for the dimension, must have the scores of one at each level."""
     if isinstance(teacher, GaussianMixture):
         return True
-    copies, one = x[:1].expand(x.shape[-1] + 1, -1), x.new_ones(x.shape[-1] + 1)
-    want = teacher.score(copies, 1.0)
+    copies, levels = x[:1].expand(x.shape[-1] + 1, -1), 1.0 + torch.arange(x.shape[-1] + 1).to(x)
+    want = torch.cat([teacher.score(copies[:1], level) for level in levels.tolist()])
     try:
-        got = teacher.score(copies, one)
-    except (RuntimeError, TypeError, ValueError):
+        got = teacher.score(copies, levels)
+    except Exception:  # whatever a user's code does with what it was not written for
         return False
     return got.shape == want.shape and torch.allclose(got, want, equal_nan=True)
 
@@ -100,7 +100,8 @@ def _is_differentiated(teacher, x: Tensor) -> bool:
     """Whether a derivative of the flow is being taken, by the points or by the teacher's parameters."""
     if not isinstance(teacher, GaussianMixture):
         return _is_followed(x) or _is_followed(teacher.score(x[:1], 1.0))
-    return any(map(_is_followed, (x, teacher.means, teacher.weights, teacher.covariance.smallest())))
+    covariance = (getattr(teacher.covariance, name) for name in teacher.covariance.fields)
+    return any(map(_is_followed, (x, teacher.means, teacher.weights, *covariance)))
 
 
 def _is_followed(y: Tensor) -> bool:
@@ -114,8 +115,15 @@ def _flow(
     (*E, n)."""
     scale = _scale(teacher)
     x = y[..., :-1, 0] if velocities[0] is _volume_velocity else y[..., 0]
-    # A pack's members and a derivative need the same steps everywhere.
-    if y.ndim > 3 or not len(y) or _is_differentiated(teacher, x) or not _takes_levels(teacher, x):
+    # A pack's members and a derivative need the same steps everywhere; a score in single precision is too rough to
+    # tell a step's error by.
+    if (
+        y.ndim > 3
+        or not len(y)
+        or _is_differentiated(teacher, x)
+        or teacher.score(x[:1], 1.0).dtype != torch.float64
+        or not _takes_levels(teacher, x)
+    ):
         result, error, steps = _in_equal_steps(teacher, y, sigma_from, sigma_to, tolerance, velocities[0], scale)
     else:
         way = Way(scale**2, spread(teacher), sigma_from, sigma_to)
@@ -125,6 +133,12 @@ def _flow(
         result = torch.cat([found for found, _, _ in parts])
         error = torch.cat([estimate for _, estimate, _ in parts])
         steps = max(tried for _, _, tried in parts)
+        if (left := ~(error <= tolerance)).any():
+            # Near the last digits equal steps may find two results that agree where no third tolerance is left.
+            again, estimate, tried = _in_equal_steps(
+                teacher, y[left], sigma_from, sigma_to, tolerance, velocities[0], scale
+            )
+            result[left], error[left], steps = again, estimate, max(steps, tried)
     rough = ~(error <= tolerance)
     if rough.any():
         count, of = rough.flatten(0, -2).any(0).sum() if y.ndim > 3 else rough.sum(), y.shape[-3]

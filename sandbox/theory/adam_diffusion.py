@@ -16,9 +16,9 @@ rotations are amplified once f^2 B / n > 1: rho_g has a minimum in B, and beyond
 
 Antithetic noise, +eps and -eps with each z, leaves the part of a gradient that comes from x. There T_ij = w h_i s_i
 zeta_i zeta_j, E T_ij^2 = E T_ii T_ii and K_ij as it is, so that N_ij -> 2 K_ii and K_ij -> 2 K_ij: the two copies are
-one draw, of which a batch has B / 2. Exact for a weighting that all samples share; with the per-sample normaliser nu
-is taken to be the same for both copies, as it is for large d (and N - K = n_eps goes for equal singular values in any
-case).
+one draw, of which a batch has B / 2. Exact for a weighting that all samples share. With the per-sample normaliser nu
+is taken to be the same for both copies: the total variance is then right to 7 % from d = 8 on, but of what turns at
+unequal singular values samples have two to three times more while the student is small (a <= .3).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from sandbox.lab.correlations import rank_correlation
+from sandbox.lab.correlations import rank_correlation, spearman
 from sandbox.lab.effects import Group
 
 
@@ -77,3 +77,11 @@ def test_arms_resampled_cover_no_correlation_where_arms_differ(tables, least, mo
         effect = rank_correlation("x", "y", group(frame), "r", ("arm",))(frame)
         hits.append(effect.low <= 0 <= effect.high)
     assert least <= np.mean(hits) <= most
+
+
+@pytest.mark.parametrize("n", [6, 7, 12, 16, 18])
+def test_what_does_not_vary_correlates_with_nothing(n):
+    """Seven ranks of 4 have a mean of 4 less rounding."""
+    rng = np.random.default_rng(n)
+    assert np.isnan(spearman(np.full(n, 8.0), rng.normal(size=n), np.zeros(n)))
+    assert np.isnan(spearman(np.full(n, 8.0), np.full(n, 2.0), np.zeros(n)))

@@ -117,6 +117,14 @@ def test_real_samples_of_memorised_points_pass_whatever_their_number(dim, points
         assert not any(law_match(each, x, calibration)["law_passes"] for x in draws[:5])
 
 
+def test_a_mode_without_weight_is_not_missed():
+    means = torch.eye(3, dtype=torch.float64) * 4
+    law = GaussianMixture([0.5, 0.5, 0.0], means, Isotropic(0.1))
+    record = law_match(law, law.sample(N, seeded(0)), calibrate(law, N, seed=1))
+    assert record["law_passes"]
+    assert record["mass_ratio_low"] > 0.8
+
+
 @pytest.mark.parametrize("dim", [2, 8])
 @pytest.mark.parametrize("points", [32, 512])
 def test_a_mode_of_memorised_points_that_is_missing_or_too_wide_fails(dim, points):

@@ -5,7 +5,7 @@ import torch
 from problems import mixture
 
 from sandbox.measure.potentials import Potentials
-from sandbox.teacher.families import gaussian, random, ring
+from sandbox.teacher.families import gaussian, memorising, random, ring
 
 
 class OnlyScore:
@@ -51,6 +51,28 @@ def test_gradients_are_those_of_the_stated_functions(kind, dim):
     want = torch.stack(want)
     assert len(found) == size
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-9 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_modes_of_several_components_have_the_functions_of_one(dim):
+    """Else a teacher of many points would have no functions of a mode left."""
+    law = memorising(dim, points=24, bandwidth=0.3)
+    x = points(law)
+    per_mode = 2 + dim + dim * (dim + 1) // 2
+    potentials = Potentials(law, x, 300)
+    assert potentials.in_each == per_mode
+    found = potentials(x)[len(potentials.levels) :][: law.modes * per_mode].unflatten(0, (law.modes, per_mode))
+    for m in range(law.modes):
+        own = law.mode_of == m
+        centre = law.means[own].mean(0)  # points weigh alike
+
+        def share(y, own=own):
+            return law.responsibilities(y, law.smallest_std)[:, own].sum(1)
+
+        want = torch.stack(
+            [gradient(share, x), gradient(lambda y: share(y) * (y - centre).square().sum(1) / 2, x)]  # noqa: B023
+        )
+        torch.testing.assert_close(found[m, :2], want, rtol=1e-9, atol=1e-9 * want.abs().max().item())
 
 
 @pytest.mark.parametrize(

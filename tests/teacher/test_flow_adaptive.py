@@ -9,7 +9,7 @@ import torch
 from problems import mixture
 
 from sandbox.teacher import flow
-from sandbox.teacher.covariance import Isotropic
+from sandbox.teacher.covariance import Isotropic, LowRank
 from sandbox.teacher.families import family
 from sandbox.teacher.flow import teacher_encode, teacher_jacobian, teacher_map
 from sandbox.teacher.mixture import GaussianMixture
@@ -124,6 +124,48 @@ class TestPaths:
         torch.testing.assert_close(
             torch.autograd.grad(of(followed).sum(), followed)[0], J.sum(-2), rtol=0, atol=tolerance
         )
+
+    @pytest.mark.parametrize("name", ["factors", "floor"])
+    @pytest.mark.parametrize("tolerance", [1e-6])
+    def test_every_parameter_of_a_covariance_is_followed(self, name, tolerance):
+        """By central differences along a random direction."""
+        parameters = {"factors": 0.5 * normals(2, 3)[..., None], "floor": torch.tensor([0.1, 0.2], dtype=torch.float64)}
+        z, way = normals(4, 3, 2), torch.randn_like(parameters[name])
+
+        def moved(by):
+            covariance = LowRank(**parameters | {name: parameters[name] + by * way})
+            return teacher_map(GaussianMixture([0.5, 0.5], normals(2, 3, 3), covariance), z, 2.5, 1e-11).sum()
+
+        by = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        got = torch.autograd.grad(moved(by), by)[0]
+        assert abs(got - (moved(1e-5) - moved(-1e-5)) / 2e-5) <= tolerance * max(1, abs(got))
+
+    @pytest.mark.parametrize("tolerance", [1e-6])
+    def test_a_score_in_single_precision_goes_in_equal_steps(self, tolerance):
+        law, z = teacher("plane"), normals(8, 2)
+
+        class Rough:
+            smallest_std = law.smallest_std
+
+            def score(self, x, sigma):
+                return law.score(x, sigma).float()
+
+        rough = teacher_map(Rough(), z, 2.5, tolerance)
+        assert (rough - teacher_map(law, z, 2.5, 1e-9)).norm(dim=-1).max() <= 10 * tolerance
+
+    @pytest.mark.parametrize("dim", [1, 2, 3])
+    @pytest.mark.parametrize("tolerance", [1e-8])
+    @pytest.mark.parametrize("reads", [lambda level: level.mean(), lambda level: level[0]])
+    def test_a_score_of_one_of_the_levels_is_not_given_several(self, dim, tolerance, reads):
+        class Reducing:
+            smallest_std = 0.5
+
+            def score(self, x, sigma):
+                return -x / (0.25 + reads(torch.as_tensor(sigma, dtype=x.dtype).reshape(-1)) ** 2)
+
+        z = normals(dim, dim)
+        x = teacher_map(Reducing(), z, 2.5, 1e-9)
+        torch.testing.assert_close(x, 2.5 * z * (0.25 / (0.25 + 2.5**2)) ** 0.5, rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("dim", [1, 2, 3])
     @pytest.mark.parametrize("tolerance", [1e-8])
