@@ -31,6 +31,7 @@ FIGURES = (
     "critic",
     "held",
     "memorisation",
+    "tightness",
 )
 EXPERIMENTS = (
     "dimension",
