@@ -7,6 +7,7 @@ points.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from sandbox.measure.jackknife import Measured, jackknife
 
 SHUFFLES = 64
+# Share of the mean cost below which the best assignment's gain is rounding.
+NO_GAP = 1e-12
 
 
 class WithNull(NamedTuple):
@@ -151,14 +154,15 @@ def inefficiency(student_x: Tensor, teacher_x: Tensor, rng: np.random.Generator)
     all pairs of different points. Normalised from both sides because E_opt itself shrinks with n only as n^(-2/d): a
     one-sided (E_rand - E_opt) / E_opt falls by more than three decades between d = 1 and d = 512 on independent pairs.
 
-    Assignment costs O(n^3); raises ValueError as `displacement` and if n < 8."""
+    NaN where every pairing costs the same, as for a constant map. Assignment costs O(n^3); raises ValueError as
+    `displacement` and if n < 8."""
     s, t = checked_pair(student_x, teacher_x, least=8)
     cost = squared_distances(s, t)
     n = len(cost)
-    optimal, random = _best_and_random(cost)
+    optimal, gap = _best_and_gap(cost)
     rows = np.arange(n)
     null = np.array([cost[rows, pi].mean() for pi in permutations(n, rng)])
-    return against_null((np.trace(cost) / n - optimal) / (random - optimal), (null - optimal) / (random - optimal))
+    return against_null((np.trace(cost) / n - optimal) / gap, (null - optimal) / gap)
 
 
 def squared_distances(s: Tensor, t: Tensor) -> np.ndarray:
@@ -171,15 +175,16 @@ def _distances(s: Tensor, t: Tensor) -> Tensor:
     return torch.cdist(s, t, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _best_and_random(cost: np.ndarray) -> tuple[float, float]:
-    """E_opt and E_rand of a cost matrix."""
+def _best_and_gap(cost: np.ndarray) -> tuple[float, float]:
+    """E_opt and E_rand - E_opt of a cost matrix; NaN for a gap that is rounding."""
     n = len(cost)
-    return cost[linear_sum_assignment(cost)].mean(), (cost.sum() - np.trace(cost)) / (n * (n - 1))
+    optimal, random = cost[linear_sum_assignment(cost)].mean(), (cost.sum() - np.trace(cost)) / (n * (n - 1))
+    return optimal, random - optimal if random - optimal > NO_GAP * random else math.nan
 
 
 def _inefficiency(cost: np.ndarray) -> float:
-    optimal, random = _best_and_random(cost)
-    return (np.trace(cost) / len(cost) - optimal) / (random - optimal)
+    optimal, gap = _best_and_gap(cost)
+    return (np.trace(cost) / len(cost) - optimal) / gap
 
 
 def mode_agreement(student_modes: Tensor, teacher_modes: Tensor, modes: int, rng: np.random.Generator) -> WithNull:

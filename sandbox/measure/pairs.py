@@ -21,7 +21,7 @@ from sandbox.measure.jackknife import Measured
 from sandbox.measure.jacobian import effective_rank, participation_ratio, stable_rank
 from sandbox.measure.law import DISTANCE_RATIO, MASS_FACTOR, VARIANCE_RATIO, sliced_w2
 from sandbox.measure.linearity import linear_share
-from sandbox.measure.pairing import WithNull, inefficiency, mode_agreement, retrieval
+from sandbox.measure.pairing import WithNull, inefficiency, mode_agreement, retrieval, with_error
 
 # Fewer points per dimension than this leave covariances, and with them the law gate, poorly known.
 ENOUGH = 8
@@ -156,7 +156,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("correlation_distance", _correlation_distance, "a copy of any size", "independent pairs"),
     Measure(
         "inefficiency",
-        lambda pairs, rng: inefficiency(pairs.student, pairs.teacher, rng),
+        lambda pairs, rng: with_error(inefficiency, pairs.student, pairs.teacher, rng=rng),
         "no cheaper pairing",
         "independent pairs",
         ASSIGNED,

@@ -329,3 +329,10 @@ def test_progress_reads_every_student_of_a_pack():
     assert found["scale"][:2].tolist() == pytest.approx([1.0, 0.01], rel=1e-12)
     with pytest.raises(ValueError, match=r"\(E, 192, 3\).*\(192, 3\)"):
         progress(t, t)
+
+
+def test_a_constant_map_has_no_inefficiency():
+    """Every pairing costs the same, and rounding must not decide."""
+    t = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = inefficiency(torch.ones_like(t), t, np.random.default_rng(0))
+    assert all(math.isnan(value) for value in found)

@@ -262,6 +262,14 @@ class TestList:
         assert left_out["teacher_linear_share"] == "n must be >= d + 2 = 42, got 30"
         assert {r.name for r in found} >= {"displacement", "variance_ratio", "retrieval"}
 
+    def test_an_inefficiency_has_the_error_of_its_scatter(self):
+        """Other points of the same maps: their values scatter as one reading says, to a factor of 1.5."""
+        given = correlated(4000, 2)
+        parts = [Pairs.of({k: v[i : i + 200] for k, v in given.items()}) for i in range(0, 4000, 200)]
+        read = [next(r for r in read_pairs(part)[0] if r.name == "inefficiency") for part in parts]
+        scatter = np.std([r.value for r in read], ddof=1)
+        assert 1 / 1.5 < np.mean([r.error for r in read]) / scatter < 1.5
+
     def test_the_number_of_points_is_told(self):
         found, _ = read_pairs(Pairs.of(correlated(3000, 2)))
         told = {r.name: r.n for r in found}
