@@ -32,6 +32,7 @@ FIGURES = (
     "held",
     "memorisation",
     "tightness",
+    "images",
 )
 EXPERIMENTS = (
     "dimension",
@@ -47,6 +48,7 @@ EXPERIMENTS = (
     "freedom",
     "toy_modes",
     "held",
+    "images",
 )
 
 

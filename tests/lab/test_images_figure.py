@@ -67,6 +67,13 @@ def test_a_dimension_with_one_student_that_passes_shows_no_examples():
     assert any("$d$ = 16" in text for text in words(drawn(table)))
 
 
+def test_where_none_pass_the_examples_say_so():
+    said = words(drawn(TABLE.assign(law_passes=False)))
+    assert sum("law gate failed" in text for text in said) == 2
+    assert any("$d$ = 64" in text for text in said)
+    assert not any("law gate failed" in text for text in words(drawn(TABLE)))
+
+
 def test_the_prediction_is_drawn_as_it_stands_in_the_table():
     table = TABLE.assign(predicted_displacement=np.where(TABLE["student"] == "linear", 0.123, np.nan))
     lines = [line.get_ydata() for line in drawn(table).axes[3].lines]
