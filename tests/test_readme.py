@@ -5,7 +5,10 @@ import io
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def test_the_snippets_run_and_say_what_the_text_says():
@@ -26,8 +29,17 @@ def test_the_snippets_run_and_say_what_the_text_says():
     assert float((names["teacher_map"](names["teacher"], names["z"]) - names["z"]).abs().max()) < 5 / (2 * 80**2)
 
 
-def test_every_picture_and_folder_it_names_is_there():
-    text = README.read_text()
-    named = re.findall(r"\]\(([^)]+\.png)\)", text) + re.findall(r"\| `([a-z/]+)` \|", text)
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
+def test_every_picture_folder_and_section_it_names_is_there(page):
+    text = (ROOT / page).read_text()
+    named = re.findall(r"\]\(([^)#:]+)[)#]", text) + re.findall(r"\| `([a-z/]+)` \|", text)
     assert len(named) >= 6
-    assert [path for path in named if not (README.parent / path).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    titles = re.findall(r"^#+ (.+)$", (ROOT / "RESULTS.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"RESULTS\.md#([^)]+)\)", text)) <= anchors
+
+
+def test_results_show_every_committed_figure():
+    shown = set(re.findall(r"figures/gallery/([a-z_]+)\.png", (ROOT / "RESULTS.md").read_text()))
+    assert shown == {path.stem for path in (ROOT / "figures/gallery").glob("*.png")}

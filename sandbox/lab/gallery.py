@@ -33,6 +33,8 @@ FIGURES = (
     "memorisation",
     "tightness",
     "images",
+    "convergence",
+    "noise",
 )
 EXPERIMENTS = (
     "dimension",
@@ -49,6 +51,8 @@ EXPERIMENTS = (
     "toy_modes",
     "held",
     "images",
+    "convergence",
+    "noise",
 )
 
 

@@ -57,7 +57,7 @@ class Readings(Protocol):
 def readings(cells: Sequence[Cell], prepared: Prepared) -> Readings:
     """What cells of one pack are measured by."""
     if cells[0].measures == "closed":
-        return Closed(cells)
+        return Closed(cells, prepared)
     return Networks(cells, prepared) if cells[0].student == "mlp" else Sampled(cells, prepared)
 
 
@@ -117,7 +117,8 @@ def _measured(cell: Cell, student: Callable, reference: Reference, x: Tensor, sp
 class Closed:
     """Linear students by what follows from their matrices."""
 
-    def __init__(self, cells: Sequence[Cell]):
+    def __init__(self, cells: Sequence[Cell], prepared: Prepared):
+        self.rotations = prepared.rotations
         self.variances = torch.stack([torch.diagonal(cell.mixture().cov) for cell in cells])
 
     def _of(self, snapshot: Snapshot, members: slice) -> dict[str, Tensor]:
@@ -130,7 +131,12 @@ class Closed:
         return [{name: every[name][i].item() for name in kept} for i in range(len(self.variances))]
 
     def finish(self, cell: Cell, snapshot: Snapshot, i: int) -> dict:
-        return {name: v[0].item() for name, v in self._of(snapshot, slice(i, i + 1)).items()}
+        measures = {name: v[0].item() for name, v in self._of(snapshot, slice(i, i + 1)).items()}
+        if cell.start == "rotated":
+            A = snapshot.students.parameters["weight"][i].detach()
+            measures["gauge_polar_rotated"] = polar_displacement(A, self.rotations[i]).item()
+            measures["rotation_trace"] = torch.diagonal(self.rotations[i]).mean().item()
+        return measures
 
 
 def _polar(snapshot: Snapshot) -> Tensor:
