@@ -167,7 +167,7 @@ def _require_dimension(students: Pack, like: Tensor, dim: int) -> None:
     size = len(students)
     try:
         with torch.no_grad():
-            x = students.samples(like.new_zeros(size, 1, dim), [torch.Generator(like.device) for _ in range(size)])
+            x = students.samples(like.new_zeros(size, 1, dim), [torch.Generator() for _ in range(size)])
     except RuntimeError as problem:
         raise ValueError(f"students must take noise of the teachers' dimension {dim}: {problem}") from None
     if x.shape != (size, 1, dim):
