@@ -138,6 +138,7 @@ def _flow(
             again, estimate, tried = _in_equal_steps(
                 teacher, y[left], sigma_from, sigma_to, tolerance, velocities[0], scale
             )
+            estimate = torch.where(estimate.isnan(), math.inf, estimate)
             result[left], error[left], steps = again, estimate, max(steps, tried)
     rough = ~(error <= tolerance)
     if rough.any():
