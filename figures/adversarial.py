@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.adversarial import ARMS
 from sandbox.lab.arms_panel import arms_figure
-from sandbox.lab.table import IDENTITY
+from sandbox.lab.table import IDENTITY, PAIRING
 
 NEEDS = "adversarial"
 CAPTION = (
@@ -24,12 +24,7 @@ COLUMNS = (
     *IDENTITY,
     "gan",
     "trained_on",
-    "displacement",
-    "displacement_low",
-    "displacement_high",
-    "mode_agreement",
-    "mode_agreement_low",
-    "mode_agreement_high",
+    *PAIRING,
     "sliced_w2",
     "sliced_w2_null",
     "fake_error_at_2000",

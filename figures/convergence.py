@@ -12,7 +12,7 @@ from seaborn import color_palette
 
 from sandbox.lab import style
 from sandbox.lab.effects import copies
-from sandbox.lab.table import IDENTITY, gated
+from sandbox.lab.table import IDENTITY, PAIRING, gated
 from sandbox.measure.onset import THRESHOLD
 from sandbox.theory.network_start import expected_displacement
 
@@ -37,12 +37,7 @@ COLUMNS = (
     "reference",
     "trained_on",
     "core_seconds",
-    "displacement",
-    "displacement_low",
-    "displacement_high",
-    "mode_agreement",
-    "mode_agreement_low",
-    "mode_agreement_high",
+    *PAIRING,
     "start_cosine_between",
     "start_error_ratio_between",
     "network_number",
@@ -99,8 +94,10 @@ def heat(fig: FigureBase, ax: Axes, table: pd.DataFrame, control: str, value: st
         x, y, few, cmap="Greys", vmin=0, vmax=9, hatch="////", edgecolor="#AAAAAA", linewidth=0, shading="nearest"
     )
     for i, j in np.argwhere((count < every).to_numpy()):
-        red, green, blue, _ = image.to_rgba(np.nan_to_num(mean.iloc[i, j], nan=0.0))
-        light = not np.isfinite(mean.iloc[i, j]) or 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
+        light = True  # a cell without a mean is hatched on white
+        if np.isfinite(mean.iloc[i, j]):
+            red, green, blue, _ = image.to_rgba(mean.iloc[i, j])
+            light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
         text = {"color": "#222222" if light else "white", "fontsize": 6, "ha": "center", "va": "center", "zorder": 6}
         ax.text(x[j], y[i], f"{count.iloc[i, j]:.0f}", **text)
     for values, level, dash, colour in ((mean, half, "-", "white"), (*border, "--", "#D55E00")):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.memorisation import POPULATION
 from sandbox.lab import style
 from sandbox.lab.arms_panel import COLORS, MARKERS
-from sandbox.lab.table import IDENTITY, gated
+from sandbox.lab.table import IDENTITY, PAIRING, gated
 
 NEEDS = "memorisation"
 CAPTION = (
@@ -31,12 +31,7 @@ COLUMNS = (
     "teacher",
     "points",
     "trained_on",
-    "displacement",
-    "displacement_low",
-    "displacement_high",
-    "mode_agreement",
-    "mode_agreement_low",
-    "mode_agreement_high",
+    *PAIRING,
     "point_agreement",
     "point_agreement_low",
     "point_agreement_high",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figures.convergence import against, heat
 from sandbox.lab import style
-from sandbox.lab.table import IDENTITY
+from sandbox.lab.table import IDENTITY, PAIRING
 from sandbox.measure.onset import THRESHOLD
 from sandbox.theory.network_start import expected_displacement
 
@@ -35,12 +35,7 @@ COLUMNS = (
     "sigma_init",
     "trained_on",
     "core_seconds",
-    "displacement",
-    "displacement_low",
-    "displacement_high",
-    "mode_agreement",
-    "mode_agreement_low",
-    "mode_agreement_high",
+    *PAIRING,
     "start_cosine_between",
     "start_error_ratio_between",
     "network_number",

@@ -18,6 +18,8 @@ from sandbox.theory.hypotheses import HypothesisError
 
 # What every figure's table says of a student, beside the numbers that the figure draws.
 IDENTITY = ("arm", "key", "status", "dim", "seed", "start", "student", "lr", "batch", "normaliser", "law_passes")
+# What a figure of copying needs of each student: both readings, each with its null.
+PAIRING = tuple(f"{name}{end}" for name in ("displacement", "mode_agreement") for end in ("", "_low", "_high"))
 
 
 # Measures along training that a student's row has, as <name>_at_<update>.
