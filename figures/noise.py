@@ -84,7 +84,8 @@ def draw(table: pd.DataFrame) -> Figure:
     place = {"ha": "right", "va": "top", "transform": collapse[0].transAxes}
     collapse[0].text(0.99, 0.84, "no fitted\nconstant", fontsize=7, **place)
     _by_angle(collapse[3], table)
-    collapse[2].legend(frameon=False, fontsize=6.5, loc="upper left", handletextpad=0.1, labelspacing=0.2)
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    collapse[3].legend(frameon=False, fontsize=6.5, handletextpad=0.1, labelspacing=0.2, **beside)
     return fig
 
 
