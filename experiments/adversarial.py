@@ -25,7 +25,7 @@ def _sweep(dims: tuple[int, ...], seeds: int, **fields) -> Sweep:
 PRESETS = {
     "smoke": _sweep((2,), 2, width=8, depth=1, steps=4, teacher_steps=4, fake_warmup=4),
     "quick": _sweep((2, 32), 6),
-    "full": _sweep((2, 4, 8, 16, 32, 64), 16, width=128),
+    "full": _sweep((2, 32), 16),
 }
 
 # Within a tenth of the way from independent pairs to a copy, either way, counts as unchanged.

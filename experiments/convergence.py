@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from experiments.recipes import NETWORK
 from sandbox.lab.claims import PAPER, RIVAL, Question, Rule
 from sandbox.lab.effects import READINGS, Group, copies, difference, mean, slope
-from sandbox.lab.sweep import Sweep, core_seconds
+from sandbox.lab.sweep import Sweep
 
 UPDATES = (50, 100, 200, 400, 1000, 3000)
 YOUNG, CONVERGED = (50, 100), (1000, 3000)
@@ -49,11 +49,6 @@ PRESETS = {
     "quick": _sweep(QUICK_DIMS, 5, 5),
     "full": _sweep((*DIMS, 128), 16, 16, width=128),
 }
-
-
-def core_hours(sweep: Sweep) -> float:
-    """Expected core hours of a sweep, without its teacher networks."""
-    return sum(map(core_seconds, sweep.cells())) / 3600
 
 
 def _at(dims):
@@ -168,5 +163,4 @@ if __name__ == "__main__":
 
     from sandbox.__main__ import main
 
-    print("Expected core hours:", ", ".join(f"{name} {core_hours(sweep):.2g}" for name, sweep in PRESETS.items()))
     sys.exit(main(["run", "--experiment", "convergence", *sys.argv[1:]]))

@@ -64,7 +64,7 @@ PRESETS = {
 
 # A tenth of the way from independent pairs (displacement 1, mode agreement 0) to a copy (0 and 1).
 TENTH = 0.1
-BEGINS = "Does copying begin as dimension grows?"
+BEGINS = "Does copying begin as dimension grows, in {}?"
 READ = [(arm, "displacement") for arm in (*LINEAR, *NETWORKS)] + [(arm, "mode_agreement") for arm in NETWORKS]
 FIXED, SCALED, RANDOM = "teacher start, lr .01", "teacher start, lr ~ 1/d, batch ~ d", "random start, lr .01"
 ENDS = [
@@ -77,7 +77,7 @@ QUESTIONS = (
     *(
         Question(
             f"begins-{i}-{reading.replace('_', '-')}",
-            BEGINS,
+            BEGINS.format("networks" if arm in NETWORKS else "linear students"),
             f"Students copy more in many dimensions than in few ({arm}, by {reading.replace('_', ' ')}).",
             PAPER,
             (arm,),
@@ -89,7 +89,7 @@ QUESTIONS = (
     ),
     Question(
         "dimension-is-the-cause",
-        "Is dimension itself the cause?",
+        "In linear students, is dimension itself the cause?",
         "Copying changes with dimension alike whether the learning rate and batch are fixed or scale with d.",
         PAPER,
         (FIXED, SCALED),

@@ -41,7 +41,7 @@ QUESTIONS = (
     *(
         Question(
             f"matched-error-{error:g}",
-            "Does dimension act through the quality of the start alone?",
+            "Does dimension act on networks through the quality of the start alone?",
             f"At an error of the start of {error:g} signals, displacement is the same at d = 2 and 32.",
             RIVAL,
             ("added error",),

@@ -65,7 +65,7 @@ QUESTIONS = (
     *(
         Question(
             f"begins-gentle-{teacher.split()[0]}-{reading.replace('_', '-')}",
-            "Does copying begin as dimension grows?",
+            "Does copying begin as dimension grows, in networks?",
             f"Students copy more in many dimensions than in few (gentle, {teacher}, by {reading.replace('_', ' ')}).",
             PAPER,
             (f"gentle, {teacher}",),

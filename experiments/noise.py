@@ -10,7 +10,7 @@ dimension acts through X; if they do not, or if X tells no fates, X is not what 
 from __future__ import annotations
 
 from experiments import convergence
-from experiments.convergence import CONVERGED, DIMS, QUICK_DIMS, TENTH, TINY, UPDATES, core_hours, taught
+from experiments.convergence import CONVERGED, DIMS, QUICK_DIMS, TENTH, TINY, UPDATES, taught
 from experiments.recipes import NETWORK
 from sandbox.lab.claims import RIVAL, Question, Rule
 from sandbox.lab.effects import READINGS, Group, area, difference, mean
@@ -129,5 +129,4 @@ if __name__ == "__main__":
 
     from sandbox.__main__ import main
 
-    print("Expected core hours:", ", ".join(f"{name} {core_hours(sweep):.2g}" for name, sweep in PRESETS.items()))
     sys.exit(main(["run", "--experiment", "noise", *sys.argv[1:]]))

@@ -54,7 +54,7 @@ FROM_3 = Group("d >= 3", ALL, (3, 64))
 QUESTIONS = (
     Question(
         "begins-at-fixed-controls",
-        "Does copying begin as dimension grows?",
+        "Does copying begin as dimension grows, in linear students?",
         "At a fixed learning rate, batch and start level, linear students copy more as dimension grows.",
         PAPER,
         ALL,

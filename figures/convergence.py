@@ -18,18 +18,18 @@ from sandbox.theory.network_start import expected_displacement
 
 NEEDS = "convergence"
 CAPTION = (
-    "Network students of a mixture of eight modes, distilled as DMD2 does (recipe of the main sweep), from teacher "
-    "networks of 50 to 3000 updates on the closed-form denoiser; real score analytic. (a-c) Maps over dimension and "
-    "teacher updates, against the analytic map: mean displacement (0 copy, 1 independent), share of students that copy "
-    "(displacement below 1/2), mean mode agreement (1 copy, 0 chance); dark: copied. Means over the seeds of a cell "
-    "that pass the law gate; digits: how many pass, where not all do; hatched: fewer than two. Dashed: where the "
-    "start's signal equals its error along the directions between the modes (mean of the logarithm over seeds), known "
-    "before training; solid white: where the displacement passes 1/2, the share 1/2, the agreement 1/2. (d) The same "
-    "students compared with the analytic map (left of each pair) and with their teacher network's own (right), lines "
-    "join a student; light: 100 teacher updates, dark: 3000. (e, f) Displacement and mode agreement against the "
-    "start's signal-to-error s, one dot per student, hollow: failed the law gate; black: 1 - s / sqrt(1 + s^2), the "
-    "displacement of a student that keeps its start's expected angle, no fitted constant; dotted: s = 1. Grey: 95 % "
-    "range of the shuffled-pair null."
+    "Network students of a mixture of eight modes, distilled as DMD2 does (recipe of the main sweep at width 64), "
+    "from teacher networks of 50 to 3000 updates on the closed-form denoiser; real score analytic. (a-c) Maps over "
+    "dimension and teacher updates, against the analytic map: mean displacement (0 copy, 1 independent), share of "
+    "students that copy (displacement below 1/2), mean mode agreement (1 copy, 0 chance); dark: copied. Means over "
+    "the seeds of a cell that pass the law gate; digits: how many pass, where not all do; hatched: fewer than two. "
+    "Dashed: where the start's signal equals its error along the directions between the modes (mean of the logarithm "
+    "over seeds), known before training; solid white: where the displacement passes 1/2, the share 1/2, the agreement "
+    "1/2. (d) The same students compared with the analytic map (left of each pair) and with their teacher network's "
+    "own (right), lines join a student; light: 100 teacher updates, dark: 3000. (e, f) Displacement and mode "
+    "agreement against the start's signal-to-error s, one dot per student, hollow: failed the law gate; black: 1 - s "
+    "/ sqrt(1 + s^2), the displacement of a student that keeps its start's expected angle, no fitted constant; "
+    "dotted: s = 1. Grey: 95 % range of the shuffled-pair null."
 )
 COLUMNS = (
     *IDENTITY,

@@ -15,18 +15,18 @@ from sandbox.theory.network_start import expected_displacement
 
 NEEDS = "noise"
 CAPTION = (
-    "Network students of a mixture of eight modes, distilled as DMD2 does (recipe of the main sweep: learning rate "
-    "2e-3, batch 128, start level 80), analytic real score and reference. (a-c) Students of converged teacher networks "
-    "(3000 updates) over dimension and one control at a time: mean displacement (0 copy, 1 independent) over the seeds "
-    "of a cell that pass the law gate; dark: copied; digits: how many pass, where not all do; hatched: fewer than two; "
-    "solid white: displacement 1/2; dashed: where the copying number X, known before training, puts it. (d-g) The same "
-    "students and all of the map over teacher convergence (50 to 3000 teacher updates), against X: one dot per "
-    "student, one colour and marker per dimension, hollow: failed the law gate. X sets the start's signal against its "
-    "error and against the optimiser's noise until the modes have grown (d, f); in (e) also against its noise after "
-    "growth. Black, no fitted constant: 1 - X / sqrt(1 + X^2) solid, 1 / (1 + 2 X^2) dashed. (g) The same students "
-    "against the cosine with the exact start that X's noise of growth leaves of the one that their own start has; "
-    "black: 1 - cosine. Were these numbers all that matters, the colours would lie on one curve. Grey: 95 % range of "
-    "the shuffled-pair null, mean over dimensions."
+    "Network students of a mixture of eight modes, distilled as DMD2 does (recipe of the main sweep at width 64: "
+    "learning rate 2e-3, batch 128, start level 80), analytic real score and reference. (a-c) Students of converged "
+    "teacher networks (3000 updates) over dimension and one control at a time: mean displacement (0 copy, 1 "
+    "independent) over the seeds of a cell that pass the law gate; dark: copied; digits: how many pass, where not all "
+    "do; hatched: fewer than two; solid white: displacement 1/2; dashed: where the copying number X, known before "
+    "training, puts it. (d-g) The same students and all of the map over teacher convergence (50 to 3000 teacher "
+    "updates), against X: one dot per student, one colour and marker per dimension, hollow: failed the law gate. X "
+    "sets the start's signal against its error and against the optimiser's noise until the modes have grown (d, f); "
+    "in (e) also against its noise after growth. Black, no fitted constant: 1 - X / sqrt(1 + X^2) solid, 1 / (1 + 2 "
+    "X^2) dashed. (g) The same students against the cosine with the exact start that X's noise of growth leaves of "
+    "the one that their own start has; black: 1 - cosine. Were these numbers all that matters, the colours would lie "
+    "on one curve. Grey: 95 % range of the shuffled-pair null, mean over dimensions."
 )
 CONTROLS = (("lr", "learning rate"), ("batch", "batch"), ("sigma_init", "start level $\\sigma_{init}$"))
 COLUMNS = (

@@ -56,7 +56,7 @@ COLUMNS = (
 )
 HELD = 8  # the dimension at which arms are compared
 # A colour for each dimension, from light to dark; the one that is held is the start's own.
-COLORS = {2: "#E69F00", 4: "#56B4E9", HELD: style.START["teacher"], 16: "#8B4789", 32: "#111111", 64: "#111111"}
+COLORS = {2: "#E69F00", 4: "#56B4E9", HELD: style.START["teacher"], 16: "#8B4789", 32: "#111111", 64: "#009E73"}
 ALONG = (2, HELD, 32)
 LABELS = {
     "displacement": "displacement $\\rho$",
@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _arms(ax: Axes, table: pd.DataFrame, value: str) -> None:
     if value == "displacement":
         null = table[["displacement_low", "displacement_high"]].astype(float).mean()
-        ax.axvspan(*null, color=style.NULL, alpha=0.4, linewidth=0, zorder=1)
+        style.null_span(ax, *null)
     color = COLORS[HELD]
     for row, arm in enumerate(ARMS):
         if row % 2:

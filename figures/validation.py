@@ -13,7 +13,7 @@ from sandbox.theory.copying import constant_speed, exponential_growth
 
 CAPTION = (
     "Gauge displacement of linear students, means over seeds with 95 % intervals, against predictions in which "
-    "nothing was fitted to students. a: every row of the table that is a displacement; grey: a tolerance of .08. "
+    "nothing was fitted to students. a: nine of the table's kinds of prediction; grey: a tolerance of .08. "
     "Hollow: beyond its declared tolerance, known failures among them. b: against the copying number Xi, on a random "
     "grid of variances, noise levels, learning rates, batches and dimensions, with F_d at d = 8 and 48. c: against "
     "dimension in three protocols with the per-sample normaliser, and for the leading mode of a power law with w = 1; "
@@ -60,7 +60,7 @@ def _points(ax: Axes, x, rows: pd.DataFrame, colour: str, marker: str, label: st
 
 
 def _diagonal(ax: Axes, rows: pd.DataFrame) -> None:
-    style.panel_letter(ax, "a", "every predicted displacement")
+    style.panel_letter(ax, "a", "nine kinds of prediction")
     line = np.array([0, 1.05])
     ax.fill_between(line, line - 0.08, line + 0.08, color=style.NULL, alpha=0.25, linewidth=0)
     ax.plot(line, line, color=style.THEORY, linewidth=0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import sys
 import time
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from sandbox.lab import cell as cells
@@ -328,7 +330,10 @@ def _table(command: Table) -> int:
     sweep = _sweep(command)
     store = _existing(command.results)
     if command.csv:
-        tables.students(sweep, store).to_csv(sys.stdout, index=False)
+        table = tables.students(sweep, store)
+        if not len(table):
+            print(f"no students of {sweep.name} ({command.preset}) in {command.results}", file=sys.stderr)
+        table.to_csv(sys.stdout, index=False)
     else:
         _say_table(sweep, store)
     return 0
@@ -421,6 +426,8 @@ ACTIONS: dict[type, Callable[..., int]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 1 if students failed, 2 for bad input, 130 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # small products only lose by a second thread, most of all on a machine that is busy
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,

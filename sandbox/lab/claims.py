@@ -94,12 +94,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question of an experiment, with the effect measured (None where there are no students) and the verdict."""
+    """A question of an experiment, with the effect measured (None where there are no students) and the verdict.
+
+    arms: those of the question's arms that have students, each once."""
 
     experiment: str
     question: Question
     effect: Effect | None
     verdict: str
+    arms: tuple[str, ...] = ()
 
 
 def answer(experiment: str, question: Question, table: pd.DataFrame | None) -> Answer:
@@ -107,7 +110,8 @@ def answer(experiment: str, question: Question, table: pd.DataFrame | None) -> A
     if table is None or not len(table) or not table["arm"].isin(question.arms).any():
         return Answer(experiment, question, None, NO_STUDENTS)
     effect = question.effect(table)
-    return Answer(experiment, question, effect, question.rule.verdict(effect))
+    arms = tuple(dict.fromkeys(arm for arm in question.arms if table["arm"].eq(arm).any()))
+    return Answer(experiment, question, effect, question.rule.verdict(effect), arms)
 
 
 def in_short(answers: Sequence[Answer]) -> str:

@@ -21,8 +21,8 @@ class Progress:
     """Work done, out of a total, in units of cost; use as a context manager.
 
     Args:
-        total: cost of all the work. students: number of students in it. status: file that tells other shells how far it
-        is.
+        total: cost of all the work, in milliseconds of one laptop core. students: number of students in it.
+        status: file that tells other shells how far it is.
         quiet: show nothing here (the file is still written).
     """
 
@@ -76,7 +76,8 @@ class Progress:
             self._bar.update(0)
         elif not self._quiet and (force or now - self._said >= LINE_EVERY_SECONDS):
             self._said = now
-            ahead = "" if left is None else f", about {left:.0f} s left"
+            hours = f", {self.total / 3.6e6:.2g} core hours expected" if self.total > 1 else ""
+            ahead = hours if left is None else f", about {left:.0f} s left"
             print(
                 f"{self.done / self.total:4.0%}  {text}, {now - self.started:.0f} s{ahead}", file=sys.stderr, flush=True
             )

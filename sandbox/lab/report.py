@@ -15,8 +15,10 @@ from sandbox.lab.claims import Answer, answer
 from sandbox.lab.provenance import versions
 from sandbox.lab.store import Store, write_bytes
 from sandbox.lab.sweep import Sweep
+from sandbox.lab.told import told
 
 COMMITTED = Path("figures/gallery")
+README = Path("README.md")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Chapter:
 
     Attributes:
         asks: first paragraph of the experiment's file. source: where its table is from; empty if there is none.
+        tables: the committed tables that it is from, if it is. larger: whether the committed tables, not used, have
+            more students.
         students, passing: in the table, and of these through the law gate. core_seconds: expected cost of all students
             of the preset, without teacher networks.
     """
@@ -48,6 +52,8 @@ class Chapter:
     versions: dict[str, str]
     answers: tuple[Answer, ...]
     figures: tuple[Shown, ...]
+    tables: tuple[str, ...] = ()
+    larger: bool = False
 
 
 def write_report(store: Store, preset: str, out: Path, committed: Path = COMMITTED) -> Path:
@@ -57,28 +63,34 @@ def write_report(store: Store, preset: str, out: Path, committed: Path = COMMITT
     beside the figures.
 
     Raises ValueError for an unknown preset."""
-    every = [chapter(name, store, preset, committed) for name in gallery.EXPERIMENTS]
+    teachers = store.teachers()
+    every = [chapter(name, store, preset, committed, teachers) for name in gallery.EXPERIMENTS]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out, report_page.page(every, versions()).encode())
+    write_bytes(out, report_page.page(every, versions(), told(README)).encode())
     return out
 
 
-def chapter(name: str, store: Store, preset: str, committed: Path) -> Chapter:
-    """What the report says of one experiment."""
+def chapter(name: str, store: Store, preset: str, committed: Path, teachers: set[str] | None = None) -> Chapter:
+    """What the report says of one experiment. `teachers`: those of the store's students, if they are known."""
     module = importlib.import_module(f"experiments.{name}")
     sweep = gallery.experiment(name, preset)
     names = [figure for figure in gallery.FIGURES if name == gallery.figure_module(figure).NEEDS]
     table, figures, source, made_with = None, [], "", {}
-    # Working a sweep out takes seconds, which an empty store need not cost.
-    if any(store.folder.glob("*.json")) and len(found := tables.students(sweep, store)):
+    there = [committed / f"{figure}.csv" for figure in names if (committed / f"{figure}.csv").exists()]
+    used, larger = False, False
+    # Working a sweep out takes seconds, and minutes where teachers are fitted to images: not without need.
+    teachers = store.teachers() if teachers is None else teachers
+    if _may_hold(teachers, sweep) and len(found := tables.students(sweep, store)):
         table, source, made_with = found, f"{store.root.name}, preset {preset}", versions()
         figures = _drawn(names, sweep, preset, store)
-    elif there := [figure for figure in names if (committed / f"{figure}.csv").exists()]:
-        table = _joined([pd.read_csv(committed / f"{figure}.csv") for figure in there])
-        manifest = json.loads((committed / f"{there[0]}.json").read_text())
+        larger = bool(there) and len(pd.read_csv(there[0], usecols=["key"])) > len(found)
+    elif there:
+        used = True
+        table = _joined([pd.read_csv(path) for path in there])
+        manifest = json.loads(there[0].with_suffix(".json").read_text())
         preset, made_with = manifest["preset"], manifest["versions"]
         source = f"committed tables, preset {preset}"
-        figures = [_committed(figure, committed) for figure in there]
+        figures = [_committed(path.stem, committed) for path in there]
     answers = tuple(answer(name, question, table) for question in getattr(module, "QUESTIONS", ()))
     return Chapter(
         name,
@@ -91,7 +103,15 @@ def chapter(name: str, store: Store, preset: str, committed: Path) -> Chapter:
         made_with,
         answers,
         tuple(figures),
+        tuple(path.as_posix() for path in there) if used else (),
+        larger,
     )
+
+
+def _may_hold(teachers: set[str], sweep: Sweep) -> bool:
+    """Whether students of these teachers can be a sweep's."""
+    wanted = sweep.values("teacher")
+    return bool(teachers if wanted is None else wanted & teachers)
 
 
 def _drawn(names: list[str], sweep: Sweep, preset: str, store: Store) -> list[Shown]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox.lab.claims import NO_STUDENTS, UNDECIDED, Answer, in_short
 
 if TYPE_CHECKING:
+    from sandbox.lab.effects import Effect
     from sandbox.lab.report import Chapter, Shown
 
 TITLE = "Copying in distribution matching distillation"
@@ -23,8 +24,10 @@ PREFACE = (
     "Teachers are Gaussian mixtures, whose scores and flow maps are known in closed form. The claim under study is "
     "that of Li, Jones, Tong and Bronstein (2026, arXiv 2606.02237), of which a public summary alone was at hand: the "
     "measures are this project's own. Displacement is 0 for a copy and 1 for independent pairs, mode agreement 1 and "
-    "0. A student counts only if its law is the teacher's (the law gate). Verdicts follow from the rule beside them "
-    "and the students, by no other way."
+    "0; a student copies if its displacement is below 1/2. A student counts only if its law is the teacher's (the law "
+    "gate: every mode's mass within a factor of 2, its variance between half and twice the teacher's, and a sliced "
+    "Wasserstein distance of at most twice that of two samples of the teacher). Intervals are of 95 %, by resampling "
+    "clusters: a seed with all students that share its start, unless a claim says otherwise."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #555; --page: #fff; --line: #d0d0d0; --wash: #f4f4f2;
@@ -46,8 +49,8 @@ details { font-size: .85rem; } code { font-size: .8rem; overflow-wrap: anywhere;
 """
 
 
-def page(chapters: Sequence[Chapter], versions: dict[str, str]) -> str:
-    """The whole page, the same for the same chapters."""
+def page(chapters: Sequence[Chapter], versions: dict[str, str], told: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole page, the same for the same chapters. `told`: questions and what a person wrote was found."""
     answers = [answer for chapter in chapters for answer in chapter.answers]
     return "\n".join(
         [
@@ -57,9 +60,11 @@ def page(chapters: Sequence[Chapter], versions: dict[str, str]) -> str:
             f"<title>{TITLE}</title><style>{STYLE}</style></head>",
             f"<body><main><h1>{TITLE}</h1>",
             f"<p><strong>{QUESTION}</strong></p><p>{escape(PREFACE)}</p>",
-            '<h2 id="answers">The answer so far</h2>',
+            *_told(told),
+            '<h2 id="answers">Every question, by its rules</h2>',
+            f"<p>{_standing(answers)} {escape(_sources(chapters))}</p>",
             _short(answers),
-            '<h2 id="claims">Claims</h2>',
+            '<h2 id="claims">Every claim, with its rule</h2>',
             _claims(answers),
             *(_chapter(chapter) for chapter in chapters),
             '<h2 id="versions">Versions</h2>',
@@ -70,12 +75,52 @@ def page(chapters: Sequence[Chapter], versions: dict[str, str]) -> str:
     )
 
 
+def _told(told: Sequence[tuple[str, str]]) -> list[str]:
+    if not told:
+        return []
+    rows = "\n".join(f"<tr><td>{question}</td><td>{found}</td></tr>" for question, found in told)
+    return [
+        '<h2 id="found">The answer so far</h2>',
+        "<p class='soft'>As the README has it, written by hand from the committed tables; everything below follows "
+        "from the students and the rules alone.</p>",
+        f'<div class="scroll"><table><tbody>\n{rows}\n</tbody></table></div>',
+    ]
+
+
+def _standing(answers: Sequence[Answer]) -> str:
+    after = sum(answer.question.declared == "after" for answer in answers)
+    return (
+        f"{len(answers)} claims; {after} of their rules were written after the first students of their experiment had "
+        "been seen, the others before. Each says which."
+    )
+
+
+def _sources(chapters: Sequence[Chapter]) -> str:
+    here = [f"{c.experiment} (preset {c.preset})" for c in chapters if c.source and not c.tables]
+    smaller = [c.experiment for c in chapters if not c.tables and c.larger]
+    said = f"Students of this folder: {', '.join(here)}; of all others the committed tables. " if here else ""
+    if smaller:
+        said += (
+            f"The committed tables of {', '.join(smaller)} are larger: verdicts that your students leave undecided may "
+            "be decided there (the report of an empty results folder shows them)."
+        )
+    return said
+
+
 def _short(answers: Sequence[Answer]) -> str:
     asked: dict[str, list[Answer]] = {}
     for answer in answers:
         asked.setdefault(answer.question.asks, []).append(answer)
-    rows = (f"<li><strong>{escape(asks)}</strong> {escape(in_short(mine))}</li>" for asks, mine in asked.items())
+    rows = (f"<li><strong>{escape(asks)}</strong> {_said(mine)}</li>" for asks, mine in asked.items())
     return "<ul>\n" + "\n".join(rows) + "\n</ul>"
+
+
+def _said(answers: Sequence[Answer]) -> str:
+    """In short, with the effect where there is one claim, and a link to the first claim."""
+    first, said = answers[0], in_short(answers)
+    if len(answers) == 1 and first.effect is not None and math.isfinite(first.effect.value):
+        said += f" {_effect(first.effect)}, {first.effect.unit}."
+    return f'{escape(said)} <a href="#{first.experiment}-{first.question.name}">{first.experiment}</a>'
 
 
 def _claims(answers: Sequence[Answer]) -> str:
@@ -91,7 +136,7 @@ def _row(answer: Answer) -> str:
     if effect is None:
         number, students = "none yet", "0"
     else:
-        number = f"{_number(effect.value)} [{_number(effect.low)}, {_number(effect.high)}]"
+        number = _effect(effect)
         number += f'<br><span class="soft">{escape(effect.unit)}</span>'
         share = effect.used / effect.of if effect.of else math.nan
         students = f'<a href="#{name}-cells">{effect.used} of {effect.of}</a>'
@@ -100,7 +145,7 @@ def _row(answer: Answer) -> str:
     return (
         f'<tr id="{name}"><td>{escape(question.claim)}<br><span class="soft">{escape(question.whose)}; '
         f'<a href="#experiment-{answer.experiment}">{answer.experiment}</a></span></td>'
-        f"<td>{'<br>'.join(map(escape, question.arms))}</td>"
+        f"<td>{'<br>'.join(map(escape, answer.arms or question.arms))}</td>"
         f'<td class="number">{number}</td><td class="number">{students}</td>'
         f'<td><span class="{answer.verdict.replace(" ", "-")}">{answer.verdict}</span>{why}<br>'
         f'<span class="soft">{escape(str(question.rule))} Rule written {question.declared} its runs.</span></td></tr>'
@@ -112,8 +157,7 @@ def _chapter(chapter: Chapter) -> str:
     if chapter.source:
         said = (
             f"{chapter.students} students ({escape(chapter.source)}), {chapter.passing} pass the law gate.{cost} "
-            f"With {_versions(chapter.versions)}. Every student with all of its fields: <code>python -m sandbox table "
-            f"--experiment {chapter.experiment} --preset {chapter.preset} --csv</code>"
+            f"With {_versions(chapter.versions)}. Every student: {_where(chapter)}."
         )
     else:
         said = f"{NO_STUDENTS.capitalize()}: <code>python -m sandbox run --experiment {chapter.experiment}</code>"
@@ -125,6 +169,14 @@ def _chapter(chapter: Chapter) -> str:
         "</section>",
     ]
     return "\n".join(parts)
+
+
+def _where(chapter: Chapter) -> str:
+    """Where the students are that a chapter's numbers come from."""
+    if chapter.tables:
+        return ", ".join(f"<code>{escape(path)}</code>" for path in chapter.tables) + " (column <code>key</code>)"
+    command = f"python -m sandbox table --experiment {chapter.experiment} --preset {chapter.preset} --csv"
+    return f"<code>{command}</code>, and as <code>cells/&lt;key&gt;.json</code> in the results folder"
 
 
 def _figure(figure: Shown) -> str:
@@ -148,6 +200,10 @@ def _cells(answer: Answer) -> str:
         f'<details id="{name}-cells"><summary><a href="#{name}">{escape(answer.question.claim)}</a> '
         f"{groups}</summary><p><code>{' '.join(effect.keys)}</code></p></details>"
     )
+
+
+def _effect(effect: Effect) -> str:
+    return f"{_number(effect.value)} [{_number(effect.low)}, {_number(effect.high)}]"
 
 
 def _number(v: float) -> str:

@@ -12,6 +12,7 @@ killed run leaves finished students and nothing half-written under a final name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -105,6 +106,14 @@ class Store:
         """The record of a finished student, or None."""
         path = self.folder / f"{cell.key}.json"
         return self._read(path) if path.exists() else None
+
+    def teachers(self) -> set[str]:
+        """The teachers' families of all students that are there, finished or damaged: cheap to know."""
+        found = set()
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # `get` says what is damaged
+                found.add(json.loads(path.read_text())["cell"]["teacher"])
+        return found
 
     def _read(self, path: Path) -> dict | None:
         try:

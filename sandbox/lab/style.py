@@ -91,6 +91,13 @@ def notes(ax: Axes, *lines: tuple[str, str], below: int = 0) -> None:
         )
 
 
+def null_span(ax: Axes, low: float, high: float) -> None:
+    """The null's range on the horizontal axis, with its name above it."""
+    ax.axvspan(low, high, color=NULL, alpha=0.4, linewidth=0, zorder=1)
+    at = ax.get_xaxis_transform()
+    ax.text((low + high) / 2, 1.02, "null", transform=at, ha="center", fontsize=7, color="#666666")
+
+
 def jitter(n: int, seed: int, width: float = 0.06) -> np.ndarray:
     """Factors that spread dots on a logarithmic axis, the same at every drawing."""
     return np.exp(np.random.default_rng(seed).uniform(-width, width, n))

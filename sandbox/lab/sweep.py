@@ -60,6 +60,16 @@ class Sweep:
     own_axes: Mapping[str, Mapping[str, Sequence]] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Cell], Any]] = field(default_factory=dict)
 
+    def values(self, name: str) -> set | None:
+        """Every value that a field can have here, found without a cell; None if that needs one, as for a function."""
+        found: set = set()
+        for arm, overrides in self.arms.items():
+            axes = {**self.axes, **self.own_axes.get(arm, {})}
+            fixed = {**self.base, **{axis: None for axis in axes}, **overrides}
+            values = axes[name] if name in axes and name not in overrides else [fixed.get(name, getattr(Cell, name))]
+            found.update(values)
+        return None if name in self.derived or any(callable(value) for value in found) else found
+
     def students(self) -> list[tuple[str, Cell]]:
         """Every (arm, cell), in order: arms, then axes with the last one fastest.
 

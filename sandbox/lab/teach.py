@@ -17,7 +17,7 @@ from sandbox.lab.memory import fitting
 from sandbox.lab.options import TEACHER_OPTIONS
 from sandbox.lab.provenance import trained_on
 from sandbox.lab.reference import generator
-from sandbox.lab.sweep import network_pass
+from sandbox.lab.sweep import core_seconds, network_pass
 from sandbox.student.denoiser import Denoiser
 from sandbox.student.distill import DIVERGED
 from sandbox.student.networks import Pack
@@ -162,6 +162,12 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def cost(networks: Sequence[TeacherNetwork]) -> float:
-    """A pack's training time, in the units of `sweep.cost`."""
+    """A pack's training time in milliseconds of one laptop core."""
     cell = networks[0].cell
     return (cell.teacher_steps or 0) * network_pass(cell, len(networks), cell.teacher_batch)
+
+
+def core_hours(cells: Sequence[Cell], size: int = 16) -> float:
+    """Expected hours of one laptop core for cells and the teacher networks that they start from, in packs of `size`."""
+    lessons = sum(map(cost, network_packs(networks_of(cells), size)))
+    return lessons / 3.6e6 + sum(core_seconds(cell, size) for cell in cells) / 3600

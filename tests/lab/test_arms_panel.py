@@ -51,3 +51,17 @@ def test_the_null_is_shown_where_the_table_has_it():
         return len(ax.patches)
 
     assert spans(table()) == spans(table().drop(columns=["rho_low", "rho_high"])) + 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 9])
+def test_any_number_of_dimensions_is_told_apart_and_stays_in_its_row(count):
+    many = pd.concat([table().query("dim == 2").assign(dim=2**k) for k in range(count)])
+    fig = arms_figure(many, ["one", "two"], {"rho": "displacement"}, 2.0)
+    (ax,) = fig.axes
+    marks = [m for m in ax.collections if len(m.get_offsets())]
+    offsets = np.concatenate([m.get_offsets() for m in marks])
+    assert len(offsets) == 8 * count
+    assert np.abs(offsets[:, 1] - np.round(offsets[:, 1])).max() < 0.5
+    looks = {(tuple(m.get_edgecolors()[0][:3]), m.get_paths()[0].vertices.tobytes()) for m in marks}
+    assert len(looks) == count
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [f"$d$ = {2**k}" for k in range(count)]

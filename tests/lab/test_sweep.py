@@ -206,3 +206,22 @@ def test_a_value_that_one_arm_cannot_take_names_the_arm():
     sweep = Sweep("s", {}, {"a": {}, "mixture": {"teacher": "random"}}, {"exponent": (1.0,)})
     with pytest.raises(ValueError, match=r"exponent is not an option of family 'random'.*\(arm 'mixture'\)"):
         sweep.students()
+
+
+def test_values_of_a_field_are_found_without_a_cell():
+    """As the cells have them: base, axes, arms in that order, and the default where none names it."""
+    made = Sweep(
+        "made",
+        {"teacher": "ring"},
+        {"plain": {}, "own": {"teacher": "random"}, "axis": {}},
+        {"dim": (2,), "seed": (0, 1)},
+        {"axis": {"teacher": ("gaussian", "ring")}},
+    )
+    assert made.values("teacher") == {"ring", "random", "gaussian"} == {cell.teacher for cell in made.cells()}
+    assert made.values("seed") == {0, 1}
+    assert made.values("batch") == {Cell().batch}
+    scaled = Sweep(
+        "scaled", {}, {"all": {"lr": lambda cell: 1 / cell["dim"]}}, {"dim": (2,)}, {}, {"steps": lambda c: 3}
+    )
+    assert scaled.values("lr") is None
+    assert scaled.values("steps") is None
