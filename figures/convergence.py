@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from seaborn import color_palette
 
@@ -59,8 +60,8 @@ def draw(table: pd.DataFrame) -> Figure:
     (a, b, c), (d, e, f) = fig.subplots(2, 3)
     border = np.log2(analytic["_signal"]).groupby([analytic["teacher_steps"], analytic["dim"]]).mean().unstack()
     for letter, ax, value, text, palette in (
-        ("a", a, "displacement", "displacement $\\rho$", "cividis"),
-        ("b", b, "_copies", "share that copies", "cividis_r"),
+        ("a", a, "displacement", "displacement $\\rho$ (white: 1/2)", "cividis"),
+        ("b", b, "_copies", "share that copies (dashed: $s$ = 1)", "cividis_r"),
         ("c", c, "mode_agreement", "mode agreement $\\kappa$", "cividis_r"),
     ):
         style.panel_letter(ax, letter, text)
@@ -74,8 +75,14 @@ def draw(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("signal / error of the start, $s$")
     s = np.geomspace(*e.get_xlim(), 200)
     e.plot(s, expected_displacement(s), color=style.THEORY, linewidth=0.8, zorder=5)
-    e.text(0.97, 0.8, "black: no\nfitted constant", fontsize=7, ha="right", va="top", transform=e.transAxes)
-    f.legend(frameon=False, fontsize=6.5, loc="best", handletextpad=0.1, labelspacing=0.2)
+    e.text(
+        0.97, 0.99, "black: hypothesis,\nno fitted constant", fontsize=7, ha="right", va="top", transform=e.transAxes
+    )
+    # Room for words above the highest student, which no legend may hide.
+    for ax, room in ((e, 0.2), (f, 0.3)):
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + room * (high - low))
+    f.legend(frameon=False, fontsize=6.5, handletextpad=0.1, labelspacing=0.2, loc="upper left", ncols=2)
     return fig
 
 
@@ -98,8 +105,10 @@ def heat(fig: FigureBase, ax: Axes, table: pd.DataFrame, control: str, value: st
         if np.isfinite(mean.iloc[i, j]):
             red, green, blue, _ = image.to_rgba(mean.iloc[i, j])
             light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
-        text = {"color": "#222222" if light else "white", "fontsize": 6, "ha": "center", "va": "center", "zorder": 6}
-        ax.text(x[j], y[i], f"{count.iloc[i, j]:.0f}", **text)
+        front, behind = ("#222222", "white") if light else ("white", "#222222")
+        text = {"color": front, "fontsize": 6, "ha": "center", "va": "center", "zorder": 6}
+        outline = [withStroke(linewidth=1.5, foreground=behind)]  # lines of the map may cross it
+        ax.text(x[j], y[i], f"{count.iloc[i, j]:.0f}", path_effects=outline, **text)
     for values, level, dash, colour in ((mean, half, "-", "white"), (*border, "--", "#D55E00")):
         v = np.ma.masked_invalid(values.reindex_like(every).to_numpy(float))
         if min(v.shape) > 1 and v.count() and v.min() < level < v.max():
@@ -156,6 +165,9 @@ def _references(ax: Axes, table: pd.DataFrame) -> None:
     ax.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
     ax.set_xticks(range(len(dims)), [str(d) for d in dims])
     ax.set_xlim(-0.5, max(0.5, len(dims) - 0.5))
-    ax.set_ylim(bottom=-0.05)
+    ax.set_ylim(-0.05, 1.25 * ax.get_ylim()[1])
+    for n, (colour, marker) in zip(steps, looks):
+        ax.scatter([], [], s=11, marker=marker, color=colour, label=f"{n} teacher updates")
+    ax.legend(frameon=False, fontsize=6.5, loc="upper right", handletextpad=0.1, labelspacing=0.2)
     ax.set_xlabel("dimension $d$")
     ax.set_ylabel("displacement $\\rho$")

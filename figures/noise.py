@@ -54,7 +54,7 @@ def draw(table: pd.DataFrame) -> Figure:
     maps, collapse = above.subplots(1, 3), below.subplots(1, 4)
     recipe = table[table["teacher_steps"] == table["teacher_steps"].max()]
     for letter, ax, (control, label) in zip("abc", maps, CONTROLS):
-        style.panel_letter(ax, letter, "displacement $\\rho$")
+        style.panel_letter(ax, letter, f"$\\rho$ by {label.split(' $')[0]}")
         varied = recipe[recipe["arm"].str.startswith(f"{control} ")]
         if not len(varied):
             ax.set_visible(False)
@@ -71,7 +71,8 @@ def draw(table: pd.DataFrame) -> Figure:
         ("e", collapse[1], "network_number_late", "displacement", "$X$ with late drift"),
         ("f", collapse[2], "network_number", "mode_agreement", "copying number $X$"),
     ):
-        style.panel_letter(ax, letter, "$\\rho$ against $X$" if value == "displacement" else "$\\kappa$ against $X$")
+        sign = "$\\rho$" if value == "displacement" else "$\\kappa$"
+        style.panel_letter(ax, letter, f"{sign} against {'$X$, late' if letter == 'e' else '$X$'}")
         against(ax, table, number, value)
         ax.set_xlabel(label)
         if letter == "e":
@@ -82,7 +83,7 @@ def draw(table: pd.DataFrame) -> Figure:
             ax.plot(X, 1 / (1 + 2 * X**2), color=style.THEORY, linewidth=0.9, linestyle="--", zorder=5)
             ax.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
     place = {"ha": "right", "va": "top", "transform": collapse[0].transAxes}
-    collapse[0].text(0.99, 0.84, "no fitted\nconstant", fontsize=7, **place)
+    collapse[0].text(0.99, 0.84, "lines: not\nfitted", fontsize=7, **place)
     _by_angle(collapse[3], table)
     beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     collapse[3].legend(frameon=False, fontsize=6.5, handletextpad=0.1, labelspacing=0.2, **beside)

@@ -76,7 +76,7 @@ def draw(table: pd.DataFrame) -> Figure:
     axes = top.subplots(1, len(LABELS), sharey=True)
     held = table[(table["dim"] == HELD) & table["arm"].isin(list(ARMS))]
     for letter, ax, (value, label) in zip("abcd", axes, LABELS.items(), strict=True):
-        style.panel_letter(ax, letter, f"$d$ = {HELD}" if letter == "a" else "")
+        style.panel_letter(ax, letter, {"a": f"$d$ = {HELD}", "b": "hollow: fails the gate"}.get(letter, ""))
         _arms(ax, held, value)
         ax.set_xlabel(label)
     axes[0].set_yticks(range(len(ARMS)), list(ARMS))

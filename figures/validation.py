@@ -24,6 +24,7 @@ CAPTION = (
 # Okabe & Ito (2008); markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7A4B00")
 MARKERS = "osD^vP*Xh"
+NOTE = {"fontsize": 6, "ha": "right", "va": "bottom", "color": "#555555"}
 
 DIAGONAL = (
     "flat spectra",
@@ -69,14 +70,15 @@ def _diagonal(ax: Axes, rows: pd.DataFrame) -> None:
         if len(mine):
             _points(ax, mine["predicted"], mine, colour, marker, claim)
     ax.set_xlabel("predicted $\\rho_g$")
-    ax.set_ylabel("measured $\\rho_g$")
+    ax.set_ylabel("measured gauge displacement $\\rho_g$")
     ax.legend(fontsize=6, frameon=False, loc="upper left", handletextpad=0.2)
     ax.set_xlim(-0.02, 1.1)
-    ax.set_ylim(-0.05, 1.25)
+    ax.set_ylim(-0.05, 1.65)
+    ax.text(0.98, 0.03, "grey: within .08\nhollow: beyond its tolerance", transform=ax.transAxes, **NOTE)
 
 
 def _collapse(ax: Axes, rows: pd.DataFrame) -> None:
-    style.panel_letter(ax, "b", "one variable: the copying number")
+    style.panel_letter(ax, "b", "one variable, $\\Xi$ (lines: predicted)")
     xi = np.geomspace(0.03, 8, 200)
     for d, dash in ((8, "-"), (48, ":")):
         ax.plot(
@@ -92,6 +94,7 @@ def _collapse(ax: Axes, rows: pd.DataFrame) -> None:
         if len(mine):
             _points(ax, mine["x"], mine, COLOURS[i], MARKERS[i], names[series])
     ax.axhline(1, color=style.NULL, linewidth=0.5, linestyle=":")
+    ax.text(0.99, 1.005, "independent pairs", transform=ax.get_yaxis_transform(), **NOTE)
     ax.set_xscale("log")
     ax.set_xlabel("copying number $\\Xi$")
     ax.set_ylabel("measured $\\rho_g$")

@@ -140,7 +140,7 @@ def draw(
                 say(f"{name}: {missing} of {len(sweep.cells())} students are not there yet; drawn without them")
         elif fallback is not None and (fallback / f"{name}.csv").exists():
             table = pd.read_csv(fallback / f"{name}.csv")
-            manifest = json.loads((fallback / f"{name}.json").read_text())
+            manifest = {**json.loads((fallback / f"{name}.json").read_text()), "caption": module.CAPTION}
             say(f"{name}: no stored results in {store.root}; drawn from {fallback / name}.csv")
         else:
             raise NothingToDraw(
