@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import IDENTITY, gated
+from sandbox.lab.table import IDENTITY, several
 from sandbox.measure.onset import THRESHOLD
 
 NEEDS = "networks"
@@ -82,7 +82,7 @@ def _recipe(row, letters: str, title: str, recipe: str, table: pd.DataFrame) -> 
             mine = table[(table["arm"] == f"{recipe}, {teacher}") & (table["status"] == "done")]
             if len(mine):
                 style.dots(ax, mine["dim"], mine[value].astype(float), mine["law_passes"], color, "mlp", seed)
-                band = style.mean_band(gated(mine).groupby("dim").filter(lambda g: len(g) >= FEWEST), value)
+                band = style.mean_band(several(mine, FEWEST), value)
                 style.draw_mean(ax, band, color, line)
         ax.set_ylabel(what)
     agreement.set_ylim(-0.28, 1.06)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbox.lab import style
-from sandbox.lab.table import IDENTITY, comparable, gated
+from sandbox.lab.table import IDENTITY, comparable, gated, several
 from sandbox.measure.onset import THRESHOLD, onset
 
 NEEDS = "dimension"
@@ -33,6 +33,7 @@ PANELS = (
     ("linear, lr .04, batch 64", ("teacher start, lr .04", "random start, lr .04")),
     ("linear, lr .64/$d$, batch 4$d$", ("teacher start, lr ~ 1/d, batch ~ d",)),
 )
+FEWEST = 2  # network students for a mean
 # Arm: its colour, its line, its jitter and what it is called.
 NETWORKS = {
     "network, converged teacher": (style.START["teacher"], "-", 0, "3000 teacher updates"),
@@ -119,7 +120,7 @@ def _networks(axes, table: pd.DataFrame) -> None:
         for arm, (color, line, seed, _) in NETWORKS.items():
             mine = table[table["arm"] == arm]
             style.dots(ax, mine["dim"], mine[value].astype(float), mine["law_passes"], color, "mlp", seed)
-            style.draw_mean(ax, style.mean_band(gated(mine), value), color, line)
+            style.draw_mean(ax, style.mean_band(several(mine, FEWEST), value), color, line)
             if value == "displacement":
                 _crossing(ax, comparable(mine))
     displacement.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)
@@ -131,7 +132,7 @@ def _networks(axes, table: pd.DataFrame) -> None:
     style.panel_letter(share, "f", "share that copy ($\\rho < 1/2$)")
     style.dimension_axis(share, dims)
     for arm, (color, line, *_) in NETWORKS.items():
-        mine = gated(table[table["arm"] == arm])
+        mine = several(table[table["arm"] == arm], FEWEST)
         if len(mine):
             style.draw_mean(share, style.share_band(mine, mine["displacement"] < THRESHOLD), color, line)
     share.set_ylim(-0.03, 1.03)

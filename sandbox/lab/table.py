@@ -108,6 +108,11 @@ def gated(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["status"] == "done") & passes]
 
 
+def several(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """The gated students of dimensions at which at least `fewest` are: enough of them for a mean."""
+    return gated(table).groupby("dim").filter(lambda students: len(students) >= fewest)
+
+
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
     """The gated students without those of the per-sample normaliser at d <= 2.
 
