@@ -16,6 +16,7 @@ import pandas as pd
 from sandbox.lab.store import write_bytes
 from sandbox.measure.arrays import NAMES, Pairs
 from sandbox.measure.between import Comparison, Interval, compared, verdict
+from sandbox.measure.onset import THRESHOLD
 from sandbox.measure.pairs import Reading, caveats, read_pairs
 
 SUFFIXES = (".json", ".csv")
@@ -94,6 +95,20 @@ def readings_text(readings: Sequence[Reading]) -> str:
     return aligned(lines)
 
 
+def in_words(rho: Reading) -> str:
+    """Whether the student copies: on which side of this project's threshold its displacement lies, and of the null."""
+    spread = 1.96 * rho.error if math.isfinite(rho.error) else 0.0
+    if rho.low <= rho.value <= rho.high:
+        what = "reads as independent pairs do"
+    elif rho.value + spread < THRESHOLD:
+        what = "copies"
+    elif rho.value - spread > THRESHOLD:
+        what = "remaps"
+    else:
+        what = "is on neither side for certain"
+    return f"in words: the student {what} (displacement {rho.value:.2g}; a copy lies below {THRESHOLD:g})"
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Rows of words in columns."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -108,7 +123,7 @@ def measure_files(paths: Sequence[Path], seed: int = 0) -> tuple[str, pd.DataFra
         raise ValueError(f"files must be one or two, got {len(paths)}")
     every = [load_pairs(path) for path in paths]
     said, tables = [], []
-    comparison = None
+    comparison = between = None
     of = [f"{path}: student and teacher" for path in paths]
     if len(every) == 2:
         between, comparison = compared(*every)
@@ -117,6 +132,8 @@ def measure_files(paths: Sequence[Path], seed: int = 0) -> tuple[str, pd.DataFra
     for name, pairs in zip(of, every, strict=True):
         readings, left_out = read_pairs(pairs, seed)
         said += [f"{name}: n = {pairs.n}, d = {pairs.d}", "", readings_text(readings), ""]
+        if pairs is not between:
+            said += [in_words(r) for r in readings if r.name == "displacement"]
         said += [f"caution: {sentence}" for sentence in caveats(pairs, readings)]
         said += [f"left out: {measure}, {reason}" for measure, reason in left_out.items()] + [""]
         tables.append(readings_table(readings, name))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sandbox.lab.pairs_file import aligned, load_pairs, measure_files, readings_text, write_table
+from sandbox.lab.pairs_file import aligned, in_words, load_pairs, measure_files, readings_text, write_table
 from sandbox.measure.pairs import Reading
 
 
@@ -124,3 +124,25 @@ def test_columns_are_as_wide_as_their_widest_word():
     (head, line) = readings_text([Reading("mine", 0.25, nan, nan, nan, nan, 20, "none", "all")]).splitlines()
     assert head.split()[:2] == ["measure", "value"]
     assert line.split() == ["mine", "0.25", "-", "-", "20", "none", "all"]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0.1, 0.02, "copies (displacement 0.1; a copy lies below 0.5)"),
+        (0.47, 0.02, "is on neither side for certain"),
+        (0.53, 0.02, "is on neither side for certain"),
+        (0.6, 0.02, "remaps"),
+        (0.45, float("nan"), "copies"),
+        (0.97, 0.02, "reads as independent pairs do"),
+        (1.8, 0.1, "remaps"),
+    ],
+)
+def test_the_reading_in_words(value, error, words):
+    assert f"the student {words}" in in_words(Reading("displacement", value, 1.0, 0.95, 1.05, error, 40, "", ""))
+
+
+def test_one_file_is_put_in_words_and_a_comparison_of_students_is_not(tmp_path):
+    one, other = saved(tmp_path / "one.npz"), saved(tmp_path / "two.npz")
+    assert measure_files([one])[0].count("in words: ") == 1
+    assert measure_files([one, other])[0].count("in words: ") == 2
