@@ -27,7 +27,8 @@ report: $(INSTALLED)
 gallery: $(INSTALLED)
 	$(BIN)/python -m sandbox figures --preset full --out figures/gallery
 	$(BIN)/python -m sandbox figures --experiment networks --preset full --out figures/gallery
-	for experiment in phase start_decides growth_noise matched recipe_cost adversarial critic memorisation freedom toy_modes held images convergence noise; do \
+	$(BIN)/python -m sandbox figures --experiment adversarial --preset full --out figures/gallery
+	for experiment in phase start_decides growth_noise matched recipe_cost critic memorisation freedom toy_modes held images convergence noise; do \
 		$(BIN)/python -m sandbox figures --experiment $$experiment --out figures/gallery || exit 1; \
 	done
 

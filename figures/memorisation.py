@@ -48,6 +48,7 @@ PANELS = {
     "point_agreement": "nearest-point agreement $\\kappa$",
     "memorised_share": "share near a training point",
 }
+SAYS = {"a": "hollow: fails the gate", "d": "grey: null"}
 # Steps of log2 n from the most points to the population's place.
 GAP = 3.0
 
@@ -62,7 +63,7 @@ def draw(table: pd.DataFrame) -> Figure:
     fig = style.figure(style.DOUBLE, 2.4)
     axes = fig.subplots(1, len(PANELS))
     for letter, ax, (value, label) in zip("abcd", axes, PANELS.items(), strict=True):
-        style.panel_letter(ax, letter)
+        style.panel_letter(ax, letter, SAYS.get(letter, ""))
         _null(ax, table, value, dims)
         for i, dim in enumerate(dims):
             mine = table[table["dim"] == dim]

@@ -2,10 +2,14 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from sandbox.lab import gallery
+from sandbox.lab.teach import core_hours
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -43,3 +47,35 @@ def test_every_picture_folder_and_section_it_names_is_there(page):
 def test_results_show_every_committed_figure():
     shown = set(re.findall(r"figures/gallery/([a-z_]+)\.png", (ROOT / "RESULTS.md").read_text()))
     assert shown == {path.stem for path in (ROOT / "figures/gallery").glob("*.png")}
+
+
+# Working the others out takes up to minutes: a student's number of updates, or its teacher's fit, is found first.
+CHEAP = [name for name in gallery.EXPERIMENTS if name not in ("dimension", "phase", "images", "memorisation")]
+
+
+def costs():
+    """{experiment: preset shown, students, core hours, students of full, core hours} of the table of results."""
+    text = (ROOT / "RESULTS.md").read_text().partition("## What ran")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {name: rest for name, *rest in rows[2:]}
+
+
+def test_the_cost_of_every_experiment_is_written_down_for_what_is_shown():
+    found = costs()
+    assert list(found) == list(gallery.EXPERIMENTS)
+    for name, (preset, students, *_) in found.items():
+        shown = [figure for figure in gallery.FIGURES if name == gallery.figure_module(figure).NEEDS]
+        for figure in shown:
+            manifest = json.loads((ROOT / f"figures/gallery/{figure}.json").read_text())
+            assert manifest["preset"] == preset
+            assert len(manifest["cells"]) == int(students)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_the_costs_are_those_of_the_presets(name):
+    preset, *numbers = costs()[name]
+    expected = []
+    for size in (preset, "full"):
+        cells = gallery.experiment(name, size).cells()
+        expected += [str(len(cells)), f"{core_hours(cells):.2g}"]
+    assert numbers == expected

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from sandbox.lab.store import write_json
 
 EVERY_SECONDS = 1.0
+EARLY = 0.01  # of the work, before which no time left is told
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -61,8 +62,8 @@ class Progress:
         self._show()
 
     def seconds_left(self) -> float | None:
-        """The estimate from the work done so far; None before there is any."""
-        if self.done <= 0:
+        """The estimate from the work done so far; None before there is enough: the start of processes is not work."""
+        if self.done < EARLY * self.total:
             return None
         return (time.time() - self.started) * (self.total - self.done) / self.done
 
