@@ -285,6 +285,7 @@ def _run(command: Run) -> int:
     _say_table(sweep, store)
     if command.draw and list(sweep.arms) == list(gallery.experiment(command.experiment, command.preset).arms):
         _draw(sweep, command, store, command.out, None, gallery.FIGURES)
+        print("the report of all experiments, a minute or two", flush=True)
         print(f"report: {write_report(store, command.preset, command.results / 'report.html')}")
     elif command.draw:
         print("\nno figures: they show the experiment's own arms, not these; `table --csv` has every student")

@@ -24,10 +24,10 @@ PREFACE = (
     "Teachers are Gaussian mixtures, whose scores and flow maps are known in closed form. The claim under study is "
     "that of Li, Jones, Tong and Bronstein (2026, arXiv 2606.02237), of which a public summary alone was at hand: the "
     "measures are this project's own. Displacement is 0 for a copy and 1 for independent pairs, mode agreement 1 and "
-    "0; a student copies if its displacement is below 1/2. A student counts only if its law is the teacher's (the law "
-    "gate: every mode's mass within a factor of 2, its variance between half and twice the teacher's, and a sliced "
-    "Wasserstein distance of at most twice that of two samples of the teacher). Intervals are of 95 %, by resampling "
-    "clusters: a seed with all students that share its start, unless a claim says otherwise."
+    "0; a student copies if its displacement is below 1/2 and remaps otherwise. A student counts only if its law is "
+    "the teacher's (the law gate: every mode's mass within a factor of 2, its variance between half and twice the "
+    "teacher's, and a sliced Wasserstein distance of at most twice that of two samples of the teacher). Intervals are "
+    "of 95 %, by resampling clusters: a seed with all students that share its start, unless a claim says otherwise."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #555; --page: #fff; --line: #d0d0d0; --wash: #f4f4f2;
