@@ -45,7 +45,7 @@ def _more_than(arm: str, other: str):
 QUESTIONS = (
     Question(
         "rate-loses-the-start",
-        "Does the training recipe decide?",
+        "Does the learning rate alone move copying?",
         "At d = 2 a good start is lost less at a quarter of the learning rate.",
         RIVAL,
         ("recipe", "lr / 4"),

@@ -85,7 +85,7 @@ QUESTIONS = (
     *(
         Question(
             f"begins-{arm.split(', ')[1].split()[0]}-{reading.replace('_', '-')}",
-            "Does copying begin with dimension on images?",
+            "Does copying begin with dimension on images, in networks?",
             f"Students copy more in many dimensions than in few ({arm}, by {READINGS[reading][1]}).",
             PAPER,
             (arm,),
@@ -129,7 +129,7 @@ QUESTIONS = (
     ),
     Question(
         "boundary-where-predicted",
-        "Does copying begin where the mode equations put it?",
+        "Do linear students of patches begin to copy where the mode equations put it?",
         "With batch d, displacement is above 1/2 up to d = 16 and below it from d = 64 on, as predicted.",
         RIVAL,
         (SCALED,),

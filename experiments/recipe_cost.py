@@ -41,7 +41,7 @@ PRESETS = {
 QUESTIONS = tuple(
     Question(
         name,
-        "Does the training recipe decide?",
+        "Does the learning rate alone move copying?",
         f"At d = 32 the learning rate alone moves copying ({fast} against {slow}).",
         RIVAL,
         (fast, slow),

@@ -97,8 +97,8 @@ def chapter(name: str, store: Store, preset: str, committed: Path, teachers: set
         (module.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " "),
         preset,
         source,
-        0 if table is None else len(table),
-        0 if table is None else len(tables.gated(table)),
+        0 if table is None else table["key"].nunique(),  # arms may share students
+        0 if table is None else tables.gated(table)["key"].nunique(),
         float("nan") if table is None or "core_seconds" not in table else float(table["core_seconds"].sum()),
         made_with,
         answers,

@@ -40,7 +40,6 @@ def test_it_is_drawn(name):
     table = planted(name)
     with style():
         fig = figure_module(name).draw(table)
-        fig.canvas.draw()
     marks = sum(len(mark.get_offsets()) for ax in fig.axes for mark in ax.collections)
     lines = sum(len(line.get_xdata()) for ax in fig.axes for line in ax.lines)
     shares = sum(bar.get_width() for ax in fig.axes for bar in ax.patches)  # of the students of an arm
