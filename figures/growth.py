@@ -65,7 +65,7 @@ def draw(table: pd.DataFrame) -> Figure:
     if len(recipe):
         scale = [recipe[f"scale_at_{step}"].astype(float).mean() for step in STEPS]
         path.plot(STEPS, scale, color=style.NULL, linewidth=2.2, alpha=0.6, zorder=1)
-        path.text(150, 0.85, "size / teacher's", color="#666666", fontsize=7, ha="right")
+        path.text(150, 0.85, "variance / teacher's", color="#666666", fontsize=7, ha="right")
     null = table[["displacement_low", "displacement_high"]].mean()
     end.axhspan(null.iloc[0], null.iloc[1], color=style.NULL, alpha=0.5, linewidth=0, zorder=1)
     end.axhline(THRESHOLD, color=style.NULL, linewidth=0.5, linestyle=":", zorder=1)

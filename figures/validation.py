@@ -51,7 +51,7 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 
 def _points(ax: Axes, x, rows: pd.DataFrame, colour: str, marker: str, label: str = "") -> None:
-    half = np.nan_to_num(np.maximum((rows["high"] - rows["low"]) / 2, 0))
+    half = ((rows["high"] - rows["low"]) / 2).clip(lower=0).fillna(0)  # a row without an interval has no bar
     ax.errorbar(x, rows["measured"], half, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.7, zorder=2)
     missed = rows["verdict"].isin((BROKEN, KNOWN)).to_numpy()
     x = np.asarray(x, float)
